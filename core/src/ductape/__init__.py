@@ -1,0 +1,1 @@
+"""One API for publishing and consuming events over Kafka, RabbitMQ, Redis, SQS, Pub/Sub and NATS."""
