@@ -72,6 +72,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds to which a lease can be extended in all; equal to `lease` where it cannot be extended."""
     lease_shared: bool = False
     """One delivery's expiry ends the epoch of all (RabbitMQ's consumer timeout closes the channel)."""
+    order_locks: bool = False
+    """While a delivery of a key is out, the broker gives no later one of that key to anybody (FIFO groups), so that the
+    kernel may hand back what waits behind a failed one."""
     retry_joins: bool = False
     """Copies stored on RETRY come back through the EVENTS receiver (the group's own queue)."""
     retry_delay: float = 0.0

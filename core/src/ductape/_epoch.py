@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ._clock import Clock
+
 __all__ = ["Epoch"]
 
 
@@ -22,11 +24,12 @@ class Epoch:
         held: Deliveries handed over and not yet settled; kept by the kernel.
     """
 
-    __slots__ = ("_idle", "_watchers", "accepting", "alive", "held", "label")
+    __slots__ = ("_clock", "_idle", "_watchers", "accepting", "alive", "held", "label")
 
-    def __init__(self, label: str = "") -> None:
-        """Begin an epoch."""
+    def __init__(self, label: str = "", clock: Clock | None = None) -> None:
+        """Begin an epoch; an adapter that drains it gives `Site.clock`."""
         self.label = label
+        self._clock = clock
         self.accepting = True
         self.alive = True
         self.held = 0
@@ -58,7 +61,7 @@ class Epoch:
         if self.held and self.alive:
             loop = asyncio.get_running_loop()
             self._idle = loop.create_future()
-            timer = loop.call_later(timeout, self._wake)
+            timer = (self._clock or loop).call_later(timeout, self._wake)
             try:
                 await self._idle
             finally:

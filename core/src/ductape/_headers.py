@@ -15,7 +15,7 @@ KEY = "ductape-key"
 ATTEMPT = "ductape-attempt"
 NOT_BEFORE = "ductape-not-before"
 SESSION_TAG = "ductape-session-tag"
-SESSION_TOKEN = "ductape-session-token"  # noqa: S105 - a header's name
+SESSION_TOKEN = "ductape-session-token"
 DEAD = "ductape-dead-"
 DEAD_REASON = "ductape-dead-reason"
 DEAD_ERROR = "ductape-dead-error"
@@ -37,15 +37,21 @@ class Header(NamedTuple):
 
 
 HEADERS: tuple[Header, ...] = (
-    Header(ID, "identity of the message; the same in every delivery, retry, dead letter and replay", "text", "f3a9…01c"),
+    Header(
+        ID, "identity of the message; the same in every delivery, retry, dead letter and replay", "text", "f3a9…01c"
+    ),
     Header(EVENT, "name of the event", "broker:topic", "order-events:new-orders"),
     Header(KEY, "what order is kept within; only where the provider has no key of its own", "text", "cust_789"),
-    Header(CONTENT_TYPE, "codec of the body; the provider's own field where it has one", "media type", "application/json"),
+    Header(
+        CONTENT_TYPE, "codec of the body; the provider's own field where it has one", "media type", "application/json"
+    ),
     Header(ATTEMPT, "attempts that failed before this copy was stored", "integer", "3"),
     Header(NOT_BEFORE, "no handler runs before this instant", "seconds since 1970", "1795440000.25"),
     Header(SESSION_TAG, "tag of the publisher's session", "text", "user-session"),
     Header(SESSION_TOKEN, "token of the publisher's session; never logged or traced", "text", "eyJ…"),
-    Header(DEAD_REASON, "why it is a dead letter", "exhausted, rejected, unreadable, crash-loop, unmatched", "exhausted"),
+    Header(
+        DEAD_REASON, "why it is a dead letter", "exhausted, rejected, unreadable, crash-loop, unmatched", "exhausted"
+    ),
     Header(DEAD_ERROR, "class and text of the last error, cut to fit", "text", "ValueError: no such customer"),
     Header(DEAD_ATTEMPTS, "attempts that were made", "integer", "5"),
     Header(DEAD_STORED_AT, "when the original was stored, where the broker tells", "RFC 3339", "2026-11-23T10:00:00Z"),

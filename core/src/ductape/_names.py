@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable
 from itertools import count
-from os import register_at_fork
+from os import register_at_fork, urandom
 
 from .errors import CatalogError, ConfigError
 
@@ -77,7 +76,7 @@ class _Ids:
         register_at_fork(after_in_child=self.renew)
 
     def renew(self) -> None:
-        prefix, numbers = secrets.token_hex(8), count()
+        prefix, numbers = urandom(8).hex(), count()
         self.next = lambda: f"{prefix}{next(numbers):012x}"
 
 

@@ -54,6 +54,11 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, object] = {}
     """The topic's own options, for the adapter."""
 
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What tells it from the other channels of a connection: name, purpose, and, where it is private, its group."""
+        return self.name, self.purpose.value, "" if self.purpose is Purpose.EVENTS else self.group
+
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One record to store. Body and headers are final: an adapter adds only what its wire needs."""
@@ -68,6 +73,9 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """What deduplicating brokers compare; constant across resends, different for every copy of one message."""
     origin: Delivery | None = None
     """A copy of this delivery (RETRY, DEAD): keep what body, headers and key cannot say."""
+
+    def __repr__(self) -> str:
+        return f"<Outgoing id={self.id} {len(self.body)} bytes>"
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -99,12 +107,15 @@ class Delivery(msgspec.Struct, eq=False):
     position: str = ""
     """Where it is, as text for logs."""
     failed: int = 0
-    """Failed attempts so far. The kernel raises it while it holds the delivery; an adapter that can persist it does so
-    when it settles or commits, and sets it when it delivers again."""
+    """Failed attempts that `count` does not tell. The kernel raises it while it holds the delivery; an adapter that can
+    persist it (commit metadata, a field of an entry stored anew) does so, and sets it when it delivers again."""
     due: float | None = None
     """Not to run before this instant, seconds since 1970; kept and restored likewise."""
     error: str = ""
     """Why body or headers could not be read; the kernel applies `on_poison` without calling a handler."""
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.position} count={self.count} {len(self.body)} bytes>"
 
 
 class Verdict(enum.Enum):

@@ -87,7 +87,9 @@ class Window:
         """Return what is to be stored beside the mark, in at most `room` bytes of ASCII; empty if there is nothing."""
         mark = self.mark
         notes: _Notes = [
-            (offset - mark, held.failed, round(held.due or 0.0, 1)) for offset, held in self._held.items() if held.failed
+            (offset - mark, held.failed, round(held.due or 0.0, 1))
+            for offset, held in self._held.items()
+            if held.failed
         ]
         notes += [(offset - mark, failed, due) for offset, (failed, due) in self._notes.items() if offset >= mark]
         notes.sort()

@@ -12,9 +12,11 @@
     ├── PayloadError                PAYLOAD_INVALID  PAYLOAD_UNREADABLE  HEADER_INVALID
     │   └── MessageTooLarge         MESSAGE_TOO_LARGE
     ├── PublishError                PUBLISH_FAILED  PUBLISH_TIMEOUT; ``stored`` says "no" or "maybe"
-    │   └── Overloaded              OVERLOADED
+    │   ├── Overloaded              OVERLOADED
+    │   └── ManyFailed              PUBLISH_FAILED; ``results`` has a receipt or an error for every message
     ├── OpenError                   CONNECT_FAILED  SUBSCRIBE_FAILED
-    ├── StateError                  CLOSED  WRONG_LOOP  ALREADY_SETTLED
+    ├── StateError                  CLOSED  WRONG_LOOP  ALREADY_OPEN  ALREADY_SUBSCRIBED
+    │                               ALREADY_SETTLED
     ├── HandlerTimeout              HANDLER_TIMEOUT
     └── AdapterError                ADAPTER_FAILURE; ``fault`` says what the kernel may do (raised by adapters only)
 
@@ -24,8 +26,7 @@ A text says what happened, where, and what to do about it. It never holds a secr
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "AdapterError",
@@ -37,6 +38,7 @@ __all__ = [
     "Fault",
     "HandlerError",
     "HandlerTimeout",
+    "ManyFailed",
     "MessageTooLarge",
     "OpenError",
     "Overloaded",
@@ -114,6 +116,19 @@ class Overloaded(PublishError):
     """Too many messages wait to be stored, and none left within the deadline."""
 
 
+class ManyFailed(PublishError):
+    """Some messages of a `publish_many` were not confirmed; the others were.
+
+    Attributes:
+        results: A receipt or a `PublishError` for every message, in order.
+    """
+
+    def __init__(self, text: str, *, stored: str, results: Sequence[object]) -> None:
+        """Build the error from every message's result."""
+        super().__init__("PUBLISH_FAILED", text, stored=stored)
+        self.results = results
+
+
 class OpenError(DuctapeError):
     """A connection, publisher or subscription could not be opened."""
 
@@ -161,5 +176,7 @@ class AdapterError(DuctapeError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known word that is most alike, or nothing."""
+    from difflib import get_close_matches  # only errors need it
+
     match = get_close_matches(word.lower(), {name.lower(): name for name in known}, 1, 0.6)
     return next((f" Did you mean {name!r}?" for name in known if match and name.lower() == match[0]), "")

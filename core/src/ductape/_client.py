@@ -1,0 +1,287 @@
+"""The client: what an application declares, opens, and runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ._catalog import BrokerDoor, Catalog
+from ._clock import Clock, SystemClock
+from ._codec import Codec, Codecs, JsonCodec
+from ._engine import Declaration, Engine, Settings
+from ._events import EventDoor
+from ._handling import Verify
+from ._health import Health, health_of
+from ._middleware import check_middleware
+from ._names import check_tag
+from ._outbox import Pressure
+from ._publisher import closed
+from ._registry import Registry, default_registry
+from ._runner import Signals, run
+from ._store import Store, open_store
+from .adapter import Adapter
+from .errors import ConfigError, DuctapeError, StateError
+
+T = TypeVar("T")
+
+
+class Ductape:
+    """One API for publishing and consuming events, whatever carries them.
+
+    Use it as ``async with ductape:``, or `serve` it until a signal. It also opens by itself with the first publish.
+
+    Attributes:
+        broker: Declares brokers and, at ``broker.topic``, topics.
+        event: Publishes and subscribes.
+    """
+
+    def __init__(
+        self,
+        *,
+        product: str,
+        env: str,
+        catalog: str | os.PathLike[str] | Store | None = None,
+        middleware: Sequence[object] = (),
+        codecs: Iterable[Codec] = (),
+        codec: str = JsonCodec.content_type,
+        sessions: Mapping[str, Verify] | None = None,
+        deadline: float = 30.0,
+        grace: float = 20.0,
+        max_pending: int = 10_000,
+        max_pending_bytes: int = 32 * 1024 * 1024,
+        registry: Registry | None = None,
+    ) -> None:
+        """Describe a client; nothing is opened.
+
+        Args:
+            product: Scopes the catalog, and names default groups.
+            env: The environment whose providers are used.
+            catalog: None keeps declarations in memory; a path names a manifest or a JSON store; or a `Store`.
+            middleware: Objects, or names of entry points; the first is the outermost.
+            codecs: Further codecs, chosen by content type.
+            codec: Content type of the codec that publishes.
+            sessions: Checks of sessions by tag, before a handler runs.
+            deadline: Seconds within which a publish is confirmed or fails.
+            grace: Seconds for running handlers when it closes.
+            max_pending: Messages a channel may keep waiting before publishing waits.
+            max_pending_bytes: Their bytes.
+            registry: Adapters to use instead of those that are installed.
+
+        Raises:
+            CatalogError: A name cannot be used.
+            ConfigError: An option cannot be used.
+        """
+        self.product, self.env = check_tag(product, "product"), check_tag(env, "env")
+        self._catalog = Catalog(self.product, open_store(catalog))
+        self._registry = registry if registry is not None else default_registry()
+        self._codecs = Codecs(codecs, codec)
+        self._middleware, self._sessions = tuple(middleware), dict(sessions or {})
+        self._deadline, self._grace = _seconds("deadline", deadline), _seconds("grace", grace)
+        self._pressure = Pressure(messages=max_pending, bytes=max_pending_bytes)
+        self._clock: Callable[[], Clock] = SystemClock
+        self._substitute: Callable[[str], Adapter[Any]] | None = None
+        self._engine: Engine | None = None
+        self._closed = False
+        self._stop: asyncio.Future[None] | None = None
+        self.declarations: list[Declaration] = []
+        """Subscriptions that were declared with the decorator, and open with the client."""
+        self.event = EventDoor(self)
+        self.broker = BrokerDoor(self._catalog, publish=self.event.publish, subscribe=self.event.subscribe)
+
+    # -- life
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs now. For middleware and tests."""
+        return self._engine
+
+    def begin(self) -> Engine:
+        """Return what runs, beginning if nothing does. For ductape's own doors."""
+        engine = self._engine
+        if engine is not None and not engine.closed:
+            engine.usable()
+            return engine
+        if self._closed:
+            raise closed("ductape")
+        settings = Settings(
+            product=self.product,
+            env=self.env,
+            catalog=self._catalog,
+            registry=self._registry,
+            middleware=[self._resolved(each) for each in self._middleware],
+            codecs=self._codecs,
+            sessions=self._sessions,
+            deadline=self._deadline,
+            grace=self._grace,
+            pressure=self._pressure,
+            environ=os.environ,
+            substitute=self._substitute,
+        )
+        self._engine = Engine(settings, self._clock())
+        return self._engine
+
+    def check_product(self, product: object) -> None:
+        """Raise `CatalogError` (``PRODUCT_NOT_FOUND``) unless `product` is None or the client's."""
+        self._catalog.check_product(product)
+
+    def _resolved(self, middleware: object) -> object:
+        return self._registry.middleware(middleware) if isinstance(middleware, str) else check_middleware(middleware)
+
+    async def open(self) -> None:
+        """Open every declared subscription; publishers open with their first message.
+
+        Raises:
+            OpenError: A group could not be joined.
+            DuctapeError: A declaration cannot be served.
+        """
+        self._closed = False
+        engine = self.begin()
+        opened = {
+            (each.event, each.site.group) for group in engine.groups.values() for each in group.subscriptions.values()
+        }
+        if not opened and self.declarations:
+            try:
+                await engine.subscribe(self.declarations)
+            except BaseException:
+                await self.close(0.0)
+                raise
+
+    async def close(self, grace: float | None = None) -> None:
+        """Stop in order: start nothing more, hand back, let handlers finish, settle, store, disconnect. Idempotent.
+
+        Args:
+            grace: Seconds for running handlers, instead of the client's.
+        """
+        self._closed = True
+        engine, self._engine = self._engine, None
+        self.event.forget()
+        if engine is not None:
+            await engine.close(grace)
+
+    def abandon(self) -> None:
+        """Forget what runs without closing it: it belongs to the parent of this forked process."""
+        self._engine = None
+        self.event.forget()
+
+    async def __aenter__(self) -> Ductape:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def serve(self) -> None:
+        """Open, run until SIGINT, SIGTERM or `stop`, then close in order. A second signal ends the process at once.
+
+        Raises:
+            DuctapeError: A subscription ended by its policy, or gave up reconnecting.
+        """
+        self._stop = asyncio.get_running_loop().create_future()
+        try:
+            with Signals(self.stop):
+                await self.open()
+                await self._until_stopped(self._stop)
+                await self.close()
+        finally:
+            self._stop = None
+            await self.close()
+
+    async def _until_stopped(self, stop: asyncio.Future[None]) -> None:
+        engine = self.begin()
+        failures: set[asyncio.Future[Any]] = {group.failed for group in engine.groups.values()}
+        done, _ = await asyncio.wait({stop, *failures}, return_when=asyncio.FIRST_COMPLETED)
+        failed = next((each for each in done if each is not stop), None)
+        if failed is not None:
+            await self.close()
+            failure: DuctapeError = failed.result()
+            raise failure
+
+    def stop(self) -> None:
+        """End `serve`; from the loop's own thread."""
+        if self._stop is not None and not self._stop.done():
+            self._stop.set_result(None)
+
+    def run(self) -> None:
+        """`serve` on a loop of its own: uvloop where it is installed.
+
+        Raises:
+            StateError: ``WRONG_LOOP`` inside a running loop: await `serve` there.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            run(self.serve)
+        else:
+            raise StateError("WRONG_LOOP", "a loop runs here: `await ductape.serve()` instead of `ductape.run()`.")
+
+    # -- look
+
+    async def health(self) -> Health:
+        """Tell how every broker and subscription is doing."""
+        return await health_of(self._engine)
+
+    def stats(self) -> dict[str, Mapping[str, float]]:
+        """Return counters: of each outbox by channel, and of each subscription by ``event/group``."""
+        engine = self._engine
+        if engine is None:
+            return {}
+        found: dict[str, Mapping[str, float]] = {}
+        for outbox in engine.outboxes.values():
+            found[outbox.name] = {
+                "stored": outbox.stored,
+                "failed": outbox.failed,
+                "calls": outbox.calls,
+                "pending": outbox.pending,
+            }
+        for group in engine.groups.values():
+            for each in group.subscriptions.values():
+                found[f"{each.event}/{group.name}"] = each.stats()
+        return found
+
+    async def native(self, broker: str, kind: type[T], *, env: str | None = None) -> T:
+        """Return a broker's native client object; the adapter's page lists the types.
+
+        Raises:
+            ConfigError: ``OPTION_INVALID`` if the adapter has no object of this type.
+        """
+        connection = await (await self.begin().link(broker, env)).connection()
+        try:
+            return connection.unwrap(kind)
+        except TypeError as error:
+            raise ConfigError("OPTION_INVALID", f"broker {broker!r}: {error}.") from error
+
+    @contextmanager
+    def override(self, *, adapter: Callable[[str], Adapter[Any]], clock: Callable[[], Clock]) -> Iterator[None]:
+        """Use another adapter for every provider, and another clock, while this lasts. For tests.
+
+        Args:
+            adapter: Gives the adapter for a provider's name; configs are not read.
+            clock: Makes the clock when the client begins.
+
+        Raises:
+            StateError: ``ALREADY_OPEN``.
+        """
+        if self._engine is not None:
+            raise StateError("ALREADY_OPEN", "the client is open: close it before its adapters are overridden.")
+        before = self._substitute, self._clock, self._closed
+        self._substitute, self._clock, self._closed = adapter, clock, False
+        try:
+            yield
+        finally:
+            self._substitute, self._clock, self._closed = before
+
+    def __repr__(self) -> str:
+        state = "open" if self._engine is not None else "closed" if self._closed else "not open"
+        return f"<Ductape product={self.product!r} env={self.env!r} {state}>"
+
+
+def _seconds(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not value > 0:
+        raise ConfigError("OPTION_INVALID", f"Ductape({name}={value!r}): it is seconds, above 0.", option=name)
+    return float(value)

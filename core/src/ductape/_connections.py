@@ -1,0 +1,150 @@
+"""Connections that are kept: made when they are needed, dropped when they broke, their channels declared first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Bounds
+from ._capabilities import Capabilities, Durability
+from ._intake import FIRST_BACKOFF, Backoff, Opened
+from ._records import Channel, Intake, Purpose
+from .adapter import Adapter, Connection, Receiver, Sender, Site
+from .errors import AdapterError, Fault
+
+log = logging.getLogger("ductape.connection")
+
+
+class Link:
+    """The connection to one broker in one environment."""
+
+    def __init__(
+        self, provider: str, adapter: Adapter[Any], config: msgspec.Struct, site: Site, bounds: Bounds
+    ) -> None:
+        """Describe a link; it connects when something is opened on it."""
+        self.provider, self.adapter, self.config, self.site = provider, adapter, config, site
+        self.error: AdapterError | None = None
+        """Why the last attempt to connect failed; None once one went well."""
+        self.known: dict[tuple[str, str, str], Capabilities] = {}
+        """What the channels that were opened here can do, by their identity."""
+        self._bounds = bounds
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._closed = False
+
+    def backoff(self) -> Backoff:
+        """Return the pace of reopening: ``max_reconnect_attempts`` and ``reconnect_time_wait`` (ms) of the config."""
+        tries = getattr(self.config, "max_reconnect_attempts", None)
+        wait = getattr(self.config, "reconnect_time_wait", None)
+        return Backoff(wait / 1000 if wait else FIRST_BACKOFF, tries if tries is not None and tries >= 0 else None)
+
+    @property
+    def connected(self) -> bool:
+        """There is a connection."""
+        return self._connection is not None
+
+    async def connection(self) -> Connection:
+        """Return the live connection, connecting if there is none.
+
+        Raises:
+            AdapterError: It cannot be made now.
+        """
+        if self._connection is not None:
+            return self._connection
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> Connection:
+        try:
+            connection = await self._bounds.call(
+                self.adapter.connect(self.config, self.site), CONNECT, late=self._bounds.close
+            )
+        except AdapterError as error:
+            self.error = error
+            raise
+        if self._closed:
+            self._bounds.background(self._bounds.close(connection))
+            raise AdapterError(Fault.LOST, "closed")
+        self._connection, self.error = connection, None
+        return connection
+
+    def discard(self, connection: Connection, error: AdapterError) -> None:
+        """Close a connection that broke; the next opening makes another."""
+        if self._connection is connection:
+            self._connection, self.error = None, error
+            self._bounds.background(self._bounds.close(connection))
+
+    async def prepare(self, channel: Channel, groups: Sequence[str]) -> tuple[Connection, Capabilities]:
+        """Declare a channel with every group of its topic, and tell what it can do here."""
+        connection = await self.connection()
+        declared = [msgspec.structs.replace(channel, group=group) for group in groups] or [channel]
+        if channel.purpose is not Purpose.EVENTS:
+            declared = [channel]
+        try:
+            for each in declared:
+                await self._bounds.call(connection.declare(each), DECLARE)
+        except AdapterError as error:
+            if error.fault is Fault.LOST:
+                self.discard(connection, error)
+            raise
+        can = connection.capabilities(channel) or self.adapter.capabilities
+        self._note(channel, can)
+        return connection, can
+
+    def _note(self, channel: Channel, can: Capabilities) -> None:
+        if (
+            channel.identity not in self.known
+            and channel.purpose is Purpose.EVENTS
+            and can.durability is Durability.BUFFERED
+        ):
+            log.warning(
+                "broker %s, channel %s: the server may lose the last moment of confirmed messages when it is killed; "
+                "the provider's page says which setting prevents that",
+                self.site.broker,
+                channel.name,
+            )
+        self.known[channel.identity] = can
+
+    async def open_sender(self, channel: Channel, groups: Sequence[str]) -> Sender:
+        """Declare, then open a sender."""
+        connection, _ = await self.prepare(channel, groups)
+        try:
+            return await self._bounds.call(connection.sender(channel), SENDER, late=self._bounds.close)
+        except AdapterError as error:
+            if error.fault is Fault.LOST:
+                self.discard(connection, error)
+            raise
+
+    async def open_receiver(self, channel: Channel, groups: Sequence[str], intake: Intake) -> Opened:
+        """Declare, then open a receiver and join the group."""
+        connection, can = await self.prepare(channel, groups)
+        try:
+            receiver: Receiver = await self._bounds.call(
+                connection.receiver(channel, intake), RECEIVER, late=self._bounds.close
+            )
+        except AdapterError as error:
+            if error.fault is Fault.LOST:
+                self.discard(connection, error)
+            raise
+        return Opened(receiver, can)
+
+    async def check(self) -> None:
+        """Make one round trip; raises `AdapterError`."""
+        await self._bounds.call((await self.connection()).check(), CHECK)
+
+    async def close(self) -> None:
+        """Close the connection, or the one that is being made."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._bounds.close(connection)
+
+    def __repr__(self) -> str:
+        state = "connected" if self._connection else f"failing ({self.error})" if self.error else "not connected"
+        return f"<Link {self.site.broker} env={self.site.env} {self.provider} {state}>"

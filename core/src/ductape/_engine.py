@@ -1,0 +1,377 @@
+"""What runs while a client is open: links, outboxes, publishers and groups, bound to one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from ._bounds import Bounds
+from ._capabilities import Capabilities, Groups
+from ._catalog import Catalog
+from ._clock import Clock
+from ._codec import Codecs, Decoding, Encoding
+from ._config import read_config
+from ._connections import Link
+from ._group import Group, GroupPlan
+from ._handler import Handler, Signature
+from ._handling import Recipe, Verify, compile_handling
+from ._intake import Backoff
+from ._lanes import Item
+from ._middleware import PublisherSite, SubscriberSite, observers, wrap_publisher
+from ._moves import Moves
+from ._options import SubscribeOptions, check_capabilities, order_of
+from ._outbox import Outbox, Pressure
+from ._places import Place, locate
+from ._publisher import Publisher, PublisherParts, closed
+from ._records import Channel, Purpose
+from ._registry import Registry
+from ._subscription import Parts, Subscription
+from ._workers import Handle
+from .adapter import Adapter, Order, Site
+from .errors import AdapterError, Fault, OpenError, StateError
+
+OPEN_WITHIN = 30.0
+"""Seconds for which opening a subscription is tried while its broker is away."""
+
+T = TypeVar("T")
+
+log = logging.getLogger("ductape")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client was made with."""
+
+    product: str
+    env: str
+    catalog: Catalog
+    registry: Registry
+    middleware: Sequence[object]
+    codecs: Codecs
+    sessions: Mapping[str, Verify]
+    deadline: float
+    grace: float
+    pressure: Pressure
+    environ: Mapping[str, str]
+    substitute: Callable[[str], Adapter[Any]] | None = None
+    """Gives the adapter for every provider, and configs are not read: for tests."""
+
+
+class Declaration(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription that is to be opened."""
+
+    event: str
+    handler: Handler
+    signature: Signature
+    options: SubscribeOptions
+
+
+class Engine:
+    """Opens what is asked for, keeps it, and closes it in order."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        """Begin, on the running loop."""
+        self.settings, self.clock = settings, clock
+        self.loop = asyncio.get_running_loop()
+        self.bounds = Bounds(clock)
+        self.groups: dict[tuple[int, str, str], Group] = {}
+        self.links: dict[tuple[str, str], Link] = {}
+        self.outboxes: dict[tuple[int, tuple[str, str, str]], Outbox] = {}
+        self.closed = False
+        self._adapters: dict[str, Adapter[Any]] = {}
+        self._places: dict[tuple[str, str], Place] = {}
+        self._publishers: dict[tuple[str, str, str | None, Any], Publisher[Any]] = {}
+        self._executor: ThreadPoolExecutor | None = None
+
+    # -- places
+
+    async def place(self, event: str, env: str | None = None) -> Place:
+        """Work out where an event lives; raises `CatalogError` or `ConfigError`."""
+        env = env or self.settings.env
+        place = self._places.get((event, env))
+        if place is None:
+            catalog = self.settings.catalog
+            topic = await catalog.topic(event)
+            link = await self.link(topic.broker, env)
+            place = locate(topic, link, env=env, environ=self.settings.environ)
+            siblings = [
+                locate(each, link, env=env, environ=self.settings.environ).channel.name
+                for each in await catalog.topics(topic.broker)
+            ]
+            if siblings.count(place.channel.name) > 1:
+                place = msgspec.structs.replace(place, alone=False)
+            self._places[event, env] = place
+        return place
+
+    async def link(self, tag: str, env: str | None = None) -> Link:
+        """Return the link to a broker; raises `CatalogError` or `ConfigError`."""
+        env = env or self.settings.env
+        link = self.links.get((tag, env))
+        if link is None:
+            settings = self.settings
+            broker = await settings.catalog.broker(tag)
+            chosen = broker.env(env)
+            where = f"broker {tag!r}, env {env!r}"
+            adapter = self._adapter(chosen.type, where)
+            raw = chosen.config if settings.substitute is None else {}
+            config = read_config(raw, adapter.config, where=where, environ=settings.environ)
+            site = Site(
+                product=settings.product,
+                env=env,
+                broker=tag,
+                clock=self.clock,
+                log=logging.getLogger(f"ductape.adapter.{chosen.type.lower()}"),
+                create=chosen.create,
+            )
+            link = self.links[tag, env] = Link(chosen.type, adapter, config, site, self.bounds)
+        return link
+
+    def _adapter(self, provider: str, where: str) -> Adapter[Any]:
+        adapter = self._adapters.get(provider)
+        if adapter is None:
+            substitute = self.settings.substitute
+            if substitute is not None:
+                adapter = substitute(provider)
+            else:
+                adapter = self.settings.registry.adapter(provider, where=where)
+            self._adapters[provider] = adapter
+        return adapter
+
+    # -- publishing
+
+    def outbox(self, link: Link, channel: Channel, groups: Sequence[str] = ()) -> Outbox:
+        """Return the outbox of a channel."""
+        found = self.outboxes.get((id(link), channel.identity))
+        if found is None:
+
+            async def declare() -> None:
+                await link.prepare(channel, groups)
+
+            name = channel.name if channel.purpose is Purpose.EVENTS else f"{channel.name} ({channel.purpose.value})"
+            found = self.outboxes[id(link), channel.identity] = Outbox(
+                name, lambda: link.open_sender(channel, groups), declare, self.bounds, self.settings.pressure
+            )
+        return found
+
+    async def publisher(
+        self, event: str, env: str | None = None, codec: str | None = None, kind: Any = None
+    ) -> Publisher[Any]:
+        """Return the publisher of an event; nothing is opened before its first message."""
+        self.usable()
+        name = (event, env or self.settings.env, codec, kind)
+        found = self._publishers.get(name)
+        if found is None:
+            place = await self.place(event, env)
+            link, settings = place.link, self.settings
+            site = PublisherSite(
+                product=settings.product, env=place.env, provider=link.provider, event=event, channel=place.channel.name
+            )
+            found = self._publishers[name] = Publisher(
+                PublisherParts(
+                    event=event,
+                    encoding=Encoding(settings.codecs, event, content_type=codec, kind=kind or place.topic.type),
+                    outbox=self.outbox(link, place.channel, place.groups),
+                    can=lambda: link.known.get(place.channel.identity, link.adapter.capabilities),
+                    wrap=lambda send: wrap_publisher(settings.middleware, send, site),
+                    clock=self.clock,
+                    deadline=settings.deadline,
+                    usable=self.usable,
+                )
+            )
+        return found
+
+    def usable(self) -> None:
+        """Raise `StateError` if this cannot be used now, or here."""
+        if self.closed:
+            raise closed("publish")
+        if asyncio.get_running_loop() is not self.loop:
+            raise StateError(
+                "WRONG_LOOP",
+                "the client is open on another event loop. Open and close it on each loop with `async with ductape:`, or "
+                "publish through ductape.sync.",
+            )
+
+    # -- subscribing
+
+    async def subscribe(self, declarations: Sequence[Declaration]) -> list[Subscription]:
+        """Open subscriptions; those of one group on one channel share its receivers.
+
+        Raises:
+            OpenError: ``CONNECT_FAILED`` or ``SUBSCRIBE_FAILED``: it could not be opened in time, or at all.
+            CapabilityError: The provider cannot do what is asked for.
+        """
+        self.usable()
+        buckets: dict[tuple[int, str, str], list[tuple[Declaration, Place]]] = {}
+        for each in declarations:
+            place = await self.place(each.event, each.options.env)
+            name = each.options.group or place.group
+            buckets.setdefault((id(place.link), place.channel.name, name), []).append((each, place))
+        opened = await asyncio.gather(*(self._join(key, part) for key, part in buckets.items()), return_exceptions=True)
+        failed = [each for each in opened if isinstance(each, BaseException)]
+        if failed:
+            raise failed[0]
+        return [subscription for part in opened if not isinstance(part, BaseException) for subscription in part]
+
+    async def _join(self, key: tuple[int, str, str], part: Sequence[tuple[Declaration, Place]]) -> list[Subscription]:
+        place = part[0][1]
+        channel, name = key[1], key[2]
+        where = f"{', '.join(each.event for each, _ in part)} in group {name!r}"
+        prepared = await self._patiently(
+            lambda: place.link.prepare(place.channel, (*place.groups, name)), place.link.backoff(), where
+        )
+        can = prepared[1]
+        others = frozenset(group for link, other, group in self.groups if (link, other) == key[:2]) - {name}
+        orders = [order_of(each.options, place.channel.order, each.event) for each, place in part]
+        for (each, _), order in zip(part, orders, strict=True):
+            check_capabilities(
+                each.options,
+                can,
+                order,
+                where=f"{each.event} in group {name!r}",
+                provider=place.link.provider,
+                others=others,
+            )
+        group = self.groups.get(key)
+        fresh = group is None
+        if group is None:
+            group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
+        subscriptions = [
+            self._subscription(each, where, order, group) for (each, where), order in zip(part, orders, strict=True)
+        ]
+        for subscription in subscriptions:
+            group.add(subscription)
+        if fresh:
+            window = sum(each.options.window(can) for each, _ in part)
+            try:
+                await self._patiently(lambda: group.open(window, can), place.link.backoff(), where)
+            except BaseException:
+                self.groups.pop(key, None)
+                group.joined.cancel()
+                raise
+            group.joined.set_result(None)
+        await asyncio.shield(group.joined)
+        log.info("subscribed %s on %s", where, channel)
+        return subscriptions
+
+    def _plan(self, first: Declaration, place: Place, name: str, order: Order, can: Capabilities) -> GroupPlan:
+        moves = None
+        if can.groups is not Groups.NONE:
+            moves = Moves(name, self._derived(place, name), self.clock)
+        return GroupPlan(
+            place=place,
+            group=name,
+            derived=first.options.group is None and place.own_group,
+            order=order,
+            start=first.options.start,
+            moves=moves,
+            middleware=self.settings.middleware,
+            bounds=self.bounds,
+            emptied=self._emptied,
+        )
+
+    def _derived(self, place: Place, group: str) -> Callable[[Purpose], Awaitable[tuple[Outbox, Capabilities]]]:
+        """Open the outbox of a group's DEAD or RETRY channel."""
+
+        async def opened(purpose: Purpose) -> tuple[Outbox, Capabilities]:
+            channel = place.private(purpose, group)
+            can = place.link.known.get(channel.identity) or (await place.link.prepare(channel, ()))[1]
+            return self.outbox(place.link, channel), can
+
+        return opened
+
+    def _emptied(self, group: Group) -> None:
+        for key, each in list(self.groups.items()):
+            if each is group:
+                del self.groups[key]
+
+    def _subscription(self, declaration: Declaration, place: Place, order: Order, group: Group) -> Subscription:
+        settings, signature = self.settings, declaration.signature
+        holder: list[Subscription] = []
+        site = SubscriberSite(
+            product=settings.product,
+            env=place.env,
+            provider=place.link.provider,
+            event=place.event,
+            channel=place.channel.name,
+            group=group.name,
+            batch=signature.batch,
+            stats=lambda: holder[0].stats() if holder else {},
+        )
+        kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
+        decoding = Decoding(settings.codecs, kind)
+
+        def compiled(poison: Callable[[Item, str], None]) -> Handle:
+            return compile_handling(
+                Recipe(
+                    handler=declaration.handler,
+                    signature=signature,
+                    decoding=decoding,
+                    middleware=settings.middleware,
+                    site=site,
+                    sessions=settings.sessions,
+                    executor=self._threads,
+                    poison=poison,
+                )
+            )
+
+        subscription = Subscription(
+            Parts(
+                event=place.event,
+                site=site,
+                options=declaration.options,
+                order=order,
+                handle=compiled,
+                moves=group.plan.moves,
+                clock=self.clock,
+                moved=observers(settings.middleware, "moved"),
+                closing=lambda each: group.leave(each, settings.grace),
+                pausing=group.pausing,
+                halt=group.halt,
+            )
+        )
+        holder.append(subscription)
+        return subscription
+
+    def _threads(self) -> Executor:
+        """Return the pool for plain functions, made with the first of them."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(min(64, (os.cpu_count() or 1) * 8), "ductape-handler")
+        return self._executor
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], backoff: Backoff, where: str) -> T:
+        """Open something whose broker may be away for a moment."""
+        end = self.clock.now() + OPEN_WITHIN
+        while True:
+            try:
+                return await call()
+            except AdapterError as error:
+                delay = None if error.fault in (Fault.CONFIG, Fault.MESSAGE) else backoff.failed()
+                if delay is None or self.clock.now() + delay > end:
+                    code = "SUBSCRIBE_FAILED" if error.fault is Fault.CONFIG else "CONNECT_FAILED"
+                    raise OpenError(code, f"{where}: {error}") from error
+                await self.clock.sleep(delay)
+
+    # -- the end
+
+    async def close(self, grace: float | None = None) -> None:
+        """Stop every group in order, then store what was published, then close the connections."""
+        if self.closed:
+            return
+        seconds = self.settings.grace if grace is None else grace
+        await asyncio.gather(*(group.stop(seconds) for group in list(self.groups.values())))
+        self.closed = True
+        await asyncio.gather(*(outbox.close(max(1.0, seconds)) for outbox in self.outboxes.values()))
+        await asyncio.gather(*(link.close() for link in self.links.values()))
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+
+    def __repr__(self) -> str:
+        return f"<Engine {len(self.links)} brokers, {len(self.outboxes)} outboxes, {len(self.groups)} groups>"
+
+
+__all__ = ["Declaration", "Engine", "Settings"]

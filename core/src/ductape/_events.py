@@ -1,0 +1,286 @@
+"""``ductape.event``: publish, subscribe, stream, dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, overload
+
+from ._config import snake
+from ._dead import DeadLetter, dead_letters
+from ._engine import Declaration, Engine
+from ._event import Receipt
+from ._handler import Handler, read_signature
+from ._names import split_event
+from ._options import read_options
+from ._publisher import Publisher, SessionLike
+from ._stream import Stream
+from ._subscription import Subscription
+from .errors import ConfigError, StateError, nearest
+from .types import PublishRequest, SubscribeRequest
+
+H = TypeVar("H", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_PUBLISH = ("event", "message", "env", "product", "session", "key", "headers", "id", "delay", "timeout")
+_MISSING: Any = object()
+
+
+class Host(Protocol):
+    """What the door needs of its client."""
+
+    declarations: list[Declaration]
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs now."""
+
+    def begin(self) -> Engine:
+        """Return what runs, beginning if nothing does."""
+
+    def check_product(self, product: object) -> None:
+        """Raise `CatalogError` unless it is the client's."""
+
+
+class EventDoor:
+    """``ductape.event``: everything that happens to events."""
+
+    def __init__(self, host: Host) -> None:
+        """Open the door of a client."""
+        self._host = host
+        self._ready: dict[str, Publisher[Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # -- publish
+
+    @overload
+    def publish(self, request: PublishRequest, /) -> Awaitable[Receipt]: ...
+    @overload
+    def publish(
+        self,
+        event: str,
+        message: object,
+        *,
+        env: str | None = None,
+        product: str | None = None,
+        session: SessionLike | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> Awaitable[Receipt]: ...
+    def publish(self, event: Any, message: Any = _MISSING, **options: Any) -> Awaitable[Receipt]:
+        """Publish a message; the result is its receipt, once the broker has stored it.
+
+        Takes keywords, or one mapping with the same keys. A lone message is sent at once; concurrent ones are sent
+        together. Transient failures are retried within the deadline, with the same id.
+
+        Args:
+            event: ``brokerTag:topicTag``.
+            message: The payload; bytes are sent as they are.
+            **options: `env`, `product`, and what `Publisher.publish` takes.
+
+        Raises:
+            PublishError: It was not confirmed; `stored` says whether it may be stored.
+            PayloadError: It cannot be written, or is too large.
+            CatalogError: No such event, product or environment.
+            StateError: The client is closed, or open on another event loop.
+        """
+        if type(event) is str and "env" not in options and "product" not in options:
+            publisher = self._ready.get(event)
+            if publisher is not None and self._loop is asyncio.get_running_loop() and message is not _MISSING:
+                try:
+                    return publisher.publish(message, **options)
+                except TypeError:
+                    pass  # a wrong option: the long way names it
+        return self._publish(event, message, options)
+
+    async def _publish(self, event: Any, message: Any, options: dict[str, Any]) -> Receipt:
+        """The first publish of an event, and every one that names an environment."""
+        if isinstance(event, Mapping):
+            options = {**{snake(str(name)): value for name, value in event.items()}, **options}
+            event, message = options.pop("event", None), options.pop("message", message)
+        for name in options:
+            if name not in _PUBLISH:
+                raise ConfigError(
+                    "OPTION_INVALID", f"publish: no option {name!r}.{nearest(name, _PUBLISH)}", option=name
+                )
+        if message is _MISSING:
+            raise ConfigError("OPTION_INVALID", f"publish {event!r}: there is no message.", option="message")
+        split_event(event)
+        self._host.check_product(options.pop("product", None))
+        env = options.pop("env", None)
+        engine = self._host.begin()
+        publisher = await engine.publisher(event, env)
+        if env is None:
+            self._ready[event], self._loop = publisher, engine.loop
+        return await publisher.publish(message, **options)
+
+    async def publish_many(
+        self,
+        event: str,
+        messages: Iterable[Any],
+        *,
+        env: str | None = None,
+        product: str | None = None,
+        key: Callable[[Any], str | None] | None = None,
+        session: SessionLike | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> list[Receipt]:
+        """Publish messages in as few calls as the provider needs; see `Publisher.publish_many`."""
+        publisher = await self.publisher(event, env=env, product=product)
+        return await publisher.publish_many(messages, key=key, session=session, headers=headers, timeout=timeout)
+
+    @overload
+    async def publisher(
+        self, event: str, *, type: type[T], env: str | None = None, product: str | None = None, codec: str | None = None
+    ) -> Publisher[T]: ...
+    @overload
+    async def publisher(
+        self, event: str, *, env: str | None = None, product: str | None = None, codec: str | None = None
+    ) -> Publisher[Any]: ...
+    async def publisher(
+        self,
+        event: str,
+        *,
+        type: Any = None,
+        env: str | None = None,
+        product: str | None = None,
+        codec: str | None = None,
+    ) -> Publisher[Any]:
+        """Return a publisher that is bound to one event, for hot paths.
+
+        Args:
+            event: ``brokerTag:topicTag``.
+            type: What it publishes; other payloads are converted to it, or refused.
+            env: Another environment than the client's.
+            product: The client's product, if it is to be said.
+            codec: Content type of another codec than the client's.
+        """
+        split_event(event)
+        self._host.check_product(product)
+        return await self._host.begin().publisher(event, env, codec, type)
+
+    # -- subscribe
+
+    @overload
+    def subscribe(self, request: SubscribeRequest, /) -> Awaitable[Subscription]: ...
+    @overload
+    def subscribe(self, event: str, /, *, callback: Handler, **options: Any) -> Awaitable[Subscription]: ...
+    @overload
+    def subscribe(self, event: str, /, **options: Any) -> Callable[[H], H]: ...
+    def subscribe(self, event: Any, /, *, callback: Handler | None = None, **options: Any) -> Any:
+        """Handle an event: as a decorator, or at once with `callback`.
+
+        As a decorator it declares a subscription that opens with the client. With `callback` (or one mapping) the result
+        is awaited: it is the `Subscription`, once the group is joined.
+
+        The handler's parameter annotated `Event` gets the envelope, any other the payload, decoded to its annotation.
+        To return acknowledges; to raise goes to the retry policy; `Reject` to the dead letters; `RetryLater` asks for a
+        time. A plain function runs in a bounded pool of threads.
+
+        Args:
+            event: ``brokerTag:topicTag``, or one mapping with all of this.
+            callback: The handler.
+            **options: ``group, concurrency=8, order, prefetch, retry=Retry(…), on_poison, on_unmatched, batch,
+                batch_wait, timeout, start, env, product``.
+
+        Raises:
+            HandlerError: The signature cannot be served.
+            ConfigError: An option is unknown or wrong.
+            CatalogError: No such event, product or environment.
+            CapabilityError: The provider cannot do what is asked for.
+            OpenError: The group could not be joined.
+        """
+        if isinstance(event, Mapping):
+            options = {**{snake(str(name)): value for name, value in event.items()}, **options}
+            event, callback = options.pop("event", None), options.pop("callback", callback)
+            if callback is None:
+                raise ConfigError("OPTION_INVALID", f"subscribe {event!r}: there is no callback.", option="callback")
+        if callback is not None:
+            return self._open(self._declaration(event, callback, options))
+
+        def decorator(handler: H) -> H:
+            engine = self._host.engine
+            if engine is not None and not engine.closed:
+                text = f"subscribe {event!r}: the client is open; await event.subscribe(…, callback=…) instead."
+                raise StateError("ALREADY_OPEN", text)
+            self._host.declarations.append(self._declaration(event, handler, options))
+            return handler
+
+        return decorator
+
+    def _declaration(self, event: Any, handler: Handler, given: dict[str, Any]) -> Declaration:
+        split_event(event)
+        self._host.check_product(given.get("product"))
+        options = read_options(given, f"subscribe {event!r}")
+        signature = read_signature(handler, batch="batch" in given)
+        return Declaration(event=event, handler=handler, signature=signature, options=options)
+
+    async def _open(self, declaration: Declaration) -> Subscription:
+        return (await self._host.begin().subscribe([declaration]))[0]
+
+    def stream(self, event: str, **options: Any) -> Stream[Any]:
+        """Receive in a loop of your own, and settle every event yourself.
+
+        Args:
+            event: ``brokerTag:topicTag``.
+            **options: As in `subscribe`; `concurrency` (here 64) is how many may be out at a time. ``type`` is what
+                payloads are decoded to.
+        """
+        kind = options.pop("type", Any)
+        options.setdefault("concurrency", 64)
+
+        async def opened(feed: Callable[[Any], Awaitable[None]]) -> Subscription:
+            declaration = self._declaration(event, feed, options)
+            signature = declaration.signature
+            fields = {"takes": (True,), "payload": kind, "name": "stream", "batch": False, "asynchronous": True}
+            return await self._open(
+                Declaration(
+                    event=declaration.event,
+                    handler=feed,
+                    signature=type(signature)(**fields),
+                    options=declaration.options,
+                )
+            )
+
+        return Stream(opened)
+
+    async def dead(
+        self,
+        event: str,
+        *,
+        group: str | None = None,
+        env: str | None = None,
+        product: str | None = None,
+        limit: int = 1000,
+    ) -> AsyncIterator[DeadLetter]:
+        """List a group's dead letters: ``async for letter in ductape.event.dead(event, group="billing"): …``.
+
+        What is neither replayed nor dropped stays.
+
+        Args:
+            event: ``brokerTag:topicTag``.
+            group: Whose; None: the default group's.
+            env: Another environment than the client's.
+            product: The client's product, if it is to be said.
+            limit: How many at most; they are held while the listing lasts.
+        """
+        split_event(event)
+        self._host.check_product(product)
+        letters = dead_letters(self._host.begin(), event, group, env, limit)
+        try:
+            async for letter in letters:
+                yield letter
+        finally:
+            await letters.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+    def forget(self) -> None:
+        """Let go of publishers: the client was closed."""
+        self._ready.clear()
+        self._loop = None
+
+    def __repr__(self) -> str:
+        return f"<events of {self._host!r}>"

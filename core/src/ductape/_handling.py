@@ -1,0 +1,106 @@
+"""From items to a handler's call: decoding, envelope, session, middleware; compiled once per subscription."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from inspect import isawaitable
+from typing import Any
+
+import msgspec
+
+from ._codec import Decoding, Unreadable
+from ._event import Event, Session
+from ._handler import Handle, Handler, Signature, build
+from ._headers import CONTENT_TYPE
+from ._lanes import Item
+from ._middleware import SubscriberSite, wrap_subscriber
+from ._retry import Reject
+
+Verify = Callable[[Session], Any]
+"""Checks a session before the handler runs: falsy or an error refuses it. May be asynchronous."""
+Poison = Callable[[Item, str], None]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscription's handling is made of."""
+
+    handler: Handler
+    signature: Signature
+    decoding: Decoding
+    middleware: Sequence[object]
+    site: SubscriberSite
+    sessions: Mapping[str, Verify]
+    executor: Callable[[], Executor]
+    poison: Poison
+    """Told of an item of a batch whose body cannot be read."""
+
+
+def compile_handling(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
+    """Return what runs the handler for items: one item, or a batch of them."""
+    signature, site = recipe.signature, recipe.site
+    innermost = build(recipe.handler, signature, recipe.executor)
+    if recipe.sessions:
+        innermost = _checked(innermost, recipe.sessions, batch=signature.batch)
+    chain = wrap_subscriber(recipe.middleware, innermost, site)
+    if signature.batch:
+        return _batches(recipe, chain)
+    if chain is innermost and not recipe.sessions and signature.asynchronous and signature.takes == (False,):
+        return _payloads(recipe)
+    return _events(recipe, chain)
+
+
+def _payloads(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
+    """The shortest way: a coroutine function that takes the payload alone."""
+    read, handler = recipe.decoding.read, recipe.handler
+
+    def handle(items: Sequence[Item]) -> Awaitable[object]:
+        delivery = items[0].delivery
+        result: Awaitable[object] = handler(read(delivery.body, delivery.headers.get(CONTENT_TYPE)))
+        return result
+
+    return handle
+
+
+def _events(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaitable[object]]:
+    read, name, group = recipe.decoding.read, recipe.site.event, recipe.site.group
+
+    def handle(items: Sequence[Item]) -> Awaitable[object]:
+        item = items[0]
+        delivery = item.delivery
+        message = read(delivery.body, delivery.headers.get(CONTENT_TYPE))
+        return chain(Event(name, group, item.attempt, message, delivery))
+
+    return handle
+
+
+def _batches(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaitable[object]]:
+    read, name, group = recipe.decoding.read, recipe.site.event, recipe.site.group
+
+    async def handle(items: Sequence[Item]) -> object:
+        events: list[Event[Any]] = []
+        for item in items:
+            delivery = item.delivery
+            try:
+                message = read(delivery.body, delivery.headers.get(CONTENT_TYPE))
+            except Unreadable as error:
+                recipe.poison(item, str(error))
+            else:
+                events.append(Event(name, group, item.attempt, message, delivery))
+        return await chain(events) if events else None
+
+    return handle
+
+
+def _checked(innermost: Handle, sessions: Mapping[str, Verify], *, batch: bool) -> Handle:
+    async def call(event: Any) -> object:
+        for each in event if batch else (event,):
+            session = each.session
+            verify = sessions.get(session.tag) if session is not None else None
+            if verify is not None and session is not None:
+                verdict = verify(session)
+                if not (await verdict if isawaitable(verdict) else verdict):
+                    raise Reject(f"session {session.tag!r} was refused")
+        return await innermost(event)
+
+    return call

@@ -1,0 +1,294 @@
+"""Receiving: one receiver of one channel and group, kept open, its window kept, its deliveries handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from ._bounds import LATE, STOP, Bounds
+from ._capabilities import Capabilities
+from ._epoch import Epoch
+from ._lanes import GONE, LANED, PARKED, READY, Item
+from ._records import Delivery, Settlement, Verdict
+from ._settling import Settling
+from .adapter import Measurable, Receiver
+from .errors import AdapterError, Fault
+
+WAIT = 10.0
+"""Seconds for which `receive` may wait: idle receivers cost nothing, and one that hangs is noticed after twice that."""
+ROOM, SERVE = 0.1, 1.0
+"""Seconds to wait for a quarter of the window to be free; seconds between calls that only serve the client."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 10.0
+
+log = logging.getLogger("ductape.intake")
+
+
+class Backoff:
+    """How long to wait before the next try, and after how many to give up."""
+
+    def __init__(self, first: float = FIRST_BACKOFF, tries: int | None = None) -> None:
+        """Begin with `first` seconds; give up after `tries` (None: never)."""
+        self._first, self._tries = first, tries
+        self._next, self.failures = first, 0
+
+    def failed(self) -> float | None:
+        """Return the seconds to wait, or None: give up."""
+        self.failures += 1
+        if self._tries is not None and self.failures > self._tries:
+            return None
+        delay = self._next * random.uniform(1.0, 1.5)
+        self._next = min(self._next * 2, LONGEST_BACKOFF)
+        return delay
+
+    def worked(self) -> None:
+        """Begin anew."""
+        self._next, self.failures = self._first, 0
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A receiver, and what its channel can do."""
+
+    receiver: Receiver
+    can: Capabilities
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source is connected to."""
+
+    name: str
+    open: Callable[[], Awaitable[Opened]]
+    take: Callable[[Source, Sequence[Delivery]], None]
+    """Turns deliveries into items, and hands them to `Source.hold` and to a subscription."""
+    settled: Callable[[Sequence[Settlement], float], None] | None = None
+    backoff: Callable[[], Backoff] = Backoff
+
+
+class Source:
+    """One receiver, opened again when it breaks, and everything of it that is not settled."""
+
+    def __init__(self, port: Port, window: int, bounds: Bounds) -> None:
+        """Describe a source; `start` opens it."""
+        self.name, self.window, self.bounds = port.name, window, bounds
+        self.can = Capabilities()
+        self.receiver: Receiver | None = None
+        self.held: dict[Item, None] = {}
+        self.received = self.reopened = 0
+        self.progress = 0.0
+        """When the last call to `receive` returned, on the client's clock."""
+        self.error: AdapterError | None = None
+        """Why it is not receiving; None while it is."""
+        self.gave_up: asyncio.Future[AdapterError] = asyncio.get_running_loop().create_future()
+        self.paused = False
+        self._port, self._clock = port, bounds.clock
+        self.settling = Settling(self, port.settled)
+        self._backoff = port.backoff()
+        self._epochs: set[Epoch] = set()
+        self._room: asyncio.Future[None] | None = None
+        self._enough = 0
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the receiver; raises `AdapterError` if that fails."""
+        await self._open()
+        self.settling.start()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _open(self) -> Receiver:
+        opened = await self._port.open()
+        self.can, self.receiver, self.error = opened.can, opened.receiver, None
+        self.progress = self._clock.now()
+        return opened.receiver
+
+    async def stop(self) -> None:
+        """Take no more: ask the receiver to stop, and hand on what it still returns. Settling goes on."""
+        self._stopping = True
+        self._open_room()
+        receiver = self.receiver
+        if receiver is not None:
+            try:
+                await self.bounds.call(receiver.stop(), STOP)
+            except AdapterError as error:
+                log.debug("%s: stop: %s", self.name, error)
+        if self._task is not None:
+            if self.receiver is None:
+                self._task.cancel()
+            timer = self._clock.call_later(STOP, self._task.cancel)
+            await asyncio.wait({self._task})
+            timer.cancel()
+        try:
+            while self.receiver is not None and await self._receive(self.receiver, max(1, self.window), 0.0):
+                pass
+        except AdapterError as error:
+            log.debug("%s: after stop: %s", self.name, error)
+
+    async def close(self, seconds: float) -> None:
+        """Flush settlements for at most `seconds`, then close the receiver."""
+        await self.settling.flush(seconds)
+        self.settling.stop()
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            await self.bounds.close(receiver)
+        for epoch in list(self._epochs):
+            epoch.end()
+
+    # -- receiving
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            try:
+                receiver = self.receiver if self.receiver is not None else await self._reopen()
+                free = await self._free()
+                if free >= 0:
+                    await self._receive(receiver, free, WAIT if free else 0.0)
+                    self._backoff.worked()
+            except AdapterError as error:
+                if not await self._recover(error):
+                    return
+
+    async def _receive(self, receiver: Receiver, limit: int, wait: float) -> int:
+        try:
+            deliveries = await self.bounds.call(receiver.receive(limit, wait), wait + LATE)
+        except AdapterError as error:
+            if error.fault is not Fault.TRANSIENT:
+                self.broken(receiver, error)
+            raise
+        self.progress, self.error = self._clock.now(), None
+        if deliveries:
+            self.received += len(deliveries)
+            self._port.take(self, deliveries)
+        return len(deliveries)
+
+    async def _free(self) -> int:
+        """Return how many may be received: 0 only serves the client, -1 is the end."""
+        free = self.window - len(self.held)
+        enough = max(1, self.window // 4)
+        if self.paused:
+            await self._wait_room(SERVE, self.window + 1)
+            free = 0
+        elif free < enough:
+            await self._wait_room(ROOM if free > 0 else SERVE, enough)
+            free = max(0, self.window - len(self.held))
+        return -1 if self._stopping else free
+
+    async def _wait_room(self, seconds: float, enough: int) -> None:
+        self._room, self._enough = asyncio.get_running_loop().create_future(), enough
+        timer = self._clock.call_later(seconds, self._open_room)
+        try:
+            await self._room
+        finally:
+            timer.cancel()
+            self._room = None
+
+    def _open_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def resume(self) -> None:
+        """Receive again after a pause."""
+        self.paused = False
+        self._open_room()
+
+    # -- failures
+
+    async def _reopen(self) -> Receiver:
+        receiver = await self._open()
+        self.reopened += 1
+        log.info("%s: receiving again", self.name)
+        return receiver
+
+    async def _recover(self, error: AdapterError) -> bool:
+        """Wait before the next try; False: it gave up, or is asked to stop."""
+        self.error = error
+        if self._stopping:
+            return False
+        delay = self._backoff.failed()
+        log.warning("%s: %s", self.name, error)
+        if delay is None:
+            log.error("%s: gave up after %d tries: %s", self.name, self._backoff.failures - 1, error)
+            self.gave_up.set_result(error)
+            return False
+        await self._wait_room(delay, self.window + 1)
+        return True
+
+    def broken(self, receiver: Receiver, error: AdapterError) -> None:
+        """Give a receiver up: nothing of it is started or settled any more, and another is opened."""
+        if self.receiver is not receiver:
+            return
+        self.receiver, self.error = None, error
+        for epoch in list(self._epochs):
+            epoch.end()
+        self.bounds.background(self.bounds.close(receiver))
+
+    def _epoch_changed(self, epoch: Epoch) -> None:
+        """Drop what has not started: it is, or will be, with somebody else."""
+        for item in [item for item in self.held if item.delivery.epoch is epoch]:
+            if item.state in (READY, LANED, PARKED):
+                item.holder.drop(item)
+                self.forget(item)
+        if not epoch.alive:
+            self._epochs.discard(epoch)
+            self.settling.wake()
+
+    # -- items
+
+    def hold(self, item: Item) -> None:
+        """Count an item in: it keeps a place in the window until it is settled."""
+        epoch = item.delivery.epoch
+        epoch.held += 1
+        self.held[item] = None
+        if epoch not in self._epochs:
+            self._epochs.add(epoch)
+            epoch.watch(self._epoch_changed)
+
+    def arrived(self) -> None:
+        """A batch is in hand: see that its leases are kept."""
+        self.settling.arrived()
+
+    def settle(self, item: Item, verdict: Verdict, delay: float = 0.0) -> None:
+        """Queue a settlement."""
+        self.settling.add(item, verdict, delay)
+
+    def noted(self, item: Item) -> None:
+        """Have the adapter keep that the item failed, where it can."""
+        self.settling.note(item)
+
+    def forget(self, item: Item) -> None:
+        """Free an item's place."""
+        if item in self.held:
+            del self.held[item]
+            item.state = GONE
+            item.delivery.epoch.settled()
+            if self._room is not None and self.window - len(self.held) >= self._enough:
+                self._open_room()
+
+    def lost(self, item: Item) -> None:
+        """Drop an item that is with somebody else, unless a handler has it."""
+        if item.state in (READY, LANED, PARKED):
+            item.holder.drop(item)
+            self.forget(item)
+
+    async def flush(self, seconds: float) -> bool:
+        """Settle what is queued, for at most `seconds`; tell whether all is answered."""
+        return await self.settling.flush(seconds)
+
+    async def lag(self) -> int | None:
+        """Return how many messages the group has not been given yet, where the provider tells."""
+        receiver = self.receiver
+        return await receiver.lag() if receiver is not None and isinstance(receiver, Measurable) else None
+
+    @property
+    def dropped(self) -> int:
+        """Messages that a lossy channel dropped because the buffer was full."""
+        receiver = self.receiver
+        return receiver.dropped() if receiver is not None and isinstance(receiver, Measurable) else 0
+
+    def __repr__(self) -> str:
+        state = "paused" if self.paused else "receiving" if self.error is None else f"failing ({self.error})"
+        return f"<Source {self.name} {state} held={len(self.held)}/{self.window}>"

@@ -1,0 +1,111 @@
+"""Middleware: functions from handler to handler, built once per publisher and subscription."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ._event import Event, Message, Receipt
+from ._records import Delivery, Settlement
+from .errors import ConfigError
+
+__all__ = ["Middleware", "PublisherSite", "Publishing", "SubscriberSite", "Subscribing"]
+
+Publishing = Callable[[Message], Awaitable[Receipt]]
+"""What sends one message and returns its receipt."""
+Subscribing = Callable[[Any], Awaitable[object]]
+"""What handles one `Event`, or a list of them where `SubscriberSite.batch` is true."""
+
+
+class PublisherSite(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a publisher stands: what is constant for all its messages."""
+
+    product: str
+    env: str
+    provider: str
+    event: str
+    channel: str
+
+
+class SubscriberSite(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a subscription stands: what is constant for all its messages."""
+
+    product: str
+    env: str
+    provider: str
+    event: str
+    channel: str
+    group: str
+    batch: bool
+    stats: Callable[[], Mapping[str, float]]
+    """The subscription's counters and gauges, at the moment of the call."""
+
+
+class Middleware:
+    """The base of middleware; override what is needed. Any object with these methods will do.
+
+    `publisher` and `subscriber` are called once, when a publisher or subscription opens; returning `next` costs nothing.
+    Retries and dead letters happen outside, so that every attempt passes through. What a handler raises decides about
+    its message, so re-raise it.
+    """
+
+    def publisher(self, next: Publishing, site: PublisherSite) -> Publishing:
+        """Return what sends a message, `next` or something around it."""
+        return next
+
+    def subscriber(self, next: Subscribing, site: SubscriberSite) -> Subscribing:
+        """Return what handles an event, `next` or something around it."""
+        return next
+
+    def received(self, deliveries: Sequence[Delivery], site: SubscriberSite) -> None:
+        """Observe what one call brought. Called once a batch."""
+
+    def settled(self, settlements: Sequence[Settlement], seconds: float, site: SubscriberSite) -> None:
+        """Observe what one call settled, and how long it took. Called once a batch."""
+
+    def moved(self, event: Event[Any], where: str, reason: str, site: SubscriberSite) -> None:
+        """Observe a message that was stored again: `where` is ``dead`` or ``retry``."""
+
+
+def has(middleware: object, method: str) -> bool:
+    """Tell whether a middleware defines a method itself."""
+    found = getattr(type(middleware), method, None)
+    return found is not None and found is not getattr(Middleware, method)
+
+
+def check_middleware(middleware: object) -> object:
+    """Return an object that can serve as middleware.
+
+    Raises:
+        ConfigError: ``OPTION_INVALID`` if it has none of the methods.
+    """
+    known = ("publisher", "subscriber", "received", "settled", "moved")
+    if isinstance(middleware, type) or not any(callable(getattr(middleware, name, None)) for name in known):
+        raise ConfigError(
+            "OPTION_INVALID",
+            f"middleware {middleware!r}: give an entry point's name, or an object with some of {', '.join(known)}.",
+        )
+    return middleware
+
+
+def wrap_publisher(middleware: Sequence[object], innermost: Publishing, site: PublisherSite) -> Publishing:
+    """Wrap a publisher's sending; the first middleware is the outermost."""
+    for each in reversed(middleware):
+        if has(each, "publisher"):
+            innermost = each.publisher(innermost, site)  # type: ignore[attr-defined]  # found by `has`
+    return innermost
+
+
+def wrap_subscriber(middleware: Sequence[object], innermost: Subscribing, site: SubscriberSite) -> Subscribing:
+    """Wrap a subscription's handling; the first middleware is the outermost."""
+    for each in reversed(middleware):
+        if has(each, "subscriber"):
+            innermost = each.subscriber(innermost, site)  # type: ignore[attr-defined]  # found by `has`
+    return innermost
+
+
+def observers(middleware: Sequence[object], method: str) -> list[Callable[..., None]]:
+    """Return the bound observers of this name, outermost first."""
+    return [getattr(each, method) for each in middleware if has(each, method)]

@@ -1,0 +1,267 @@
+"""Publishing to one channel: records wait in lanes, and leave together while a call is under way.
+
+A lone record leaves in the same turn of the loop; while its call is in flight others gather, and leave with the next.
+A key always takes the same lane, and a lane makes one call at a time: so order, resends in place and coalescing are one
+structure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+
+import msgspec
+
+from ._bounds import Bounds, wait_until
+from ._records import Outgoing, Stored
+from ._sending import FIRST_BACKOFF, LONGEST_BACKOFF, Answers, Keeper, Lane, Pending
+from .adapter import Sender
+from .errors import AdapterError, Fault, Overloaded, PublishError
+
+__all__ = ["Outbox", "Pressure"]
+
+SWEEP = 1.0
+"""Seconds between looks at deadlines; nearer ones get a timer of their own."""
+
+
+class Pressure(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may wait to be stored on one channel before publishing waits."""
+
+    messages: int = 10_000
+    bytes: int = 32 * 1024 * 1024
+
+
+class Outbox:
+    """Stores records on one channel, through a sender that is opened again when it breaks."""
+
+    def __init__(
+        self,
+        name: str,
+        open_sender: Callable[[], Awaitable[Sender]],
+        declare: Callable[[], Awaitable[None]],
+        bounds: Bounds,
+        pressure: Pressure,
+    ) -> None:
+        self.name = name
+        self.keeper = Keeper(open_sender, declare, bounds)
+        self.bounds, self.clock = bounds, bounds.clock
+        self.slots: asyncio.Semaphore | None = None
+        """Bounds the calls where the sender has lanes of its own."""
+        self.stored = self.failed = self.calls = self.pending = self.pending_bytes = 0
+        self.error: AdapterError | None = None
+        """Why the last call failed; None once one went well."""
+        self._new_future = asyncio.get_running_loop().create_future
+        self._pressure = pressure
+        self._lanes: list[Lane] = []
+        self._own: dict[Hashable, Lane] | None = None
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._sweeping = False
+
+    async def publish(self, record: Outgoing, size: int, deadline: float) -> Stored:
+        """Store a record before `deadline`.
+
+        Raises:
+            PublishError: It was not confirmed; `stored` says whether it may be stored.
+            Overloaded: It found no room before its deadline.
+        """
+        if not self.open:
+            await self.admit(deadline)
+        return await self.put(record, size, deadline)
+
+    @property
+    def open(self) -> bool:
+        """The outbox can take a record at once."""
+        return bool(self._lanes) and not self._waiters and not self._full
+
+    async def admit(self, deadline: float) -> None:
+        """Wait until a record may be put: the sender is open, and there is room."""
+        if not self._lanes:
+            await self._open(deadline)
+        if self._waiters or self._full:
+            await self._room(deadline)
+
+    def put(self, record: Outgoing, size: int, deadline: float) -> asyncio.Future[Stored]:
+        """Queue a record that was admitted; the future brings the broker's answer, or a `PublishError`."""
+        future: asyncio.Future[Stored] = self._new_future()
+        item = Pending(record, future, size, deadline)
+        self.pending += 1
+        self.pending_bytes += size
+        lane = self._lanes[0] if len(self._lanes) == 1 and self._own is None else self._choose(record)
+        lane.queue.append(item)
+        lane.kick()
+        if not self._sweeping:
+            self._sweeping = True
+            self.clock.call_later(SWEEP, self._sweep)
+        left = deadline - self.clock.now()
+        if left < 2 * SWEEP:
+            self.clock.call_later(left, self._expire_one, item)
+        return future
+
+    def _choose(self, record: Outgoing) -> Lane:
+        if self._own is not None and self.keeper.sender is not None:
+            own = self.keeper.sender.lane(record)
+            if own is not None:
+                lane = self._own.get(own)
+                if lane is None:
+                    lane = self._own[own] = Lane(self)
+                    self._lanes.append(lane)
+                return lane
+        lanes = self._lanes[: self.keeper.limits.calls]
+        if record.key is not None:
+            return lanes[hash(record.key) % len(lanes)]
+        full = self.keeper.limits.records  # keyless records fill one batch after the other: calls cost more
+        return next((lane for lane in lanes if len(lane.queue) < full), lanes[0])
+
+    # -- pressure
+
+    @property
+    def _full(self) -> bool:
+        return self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes
+
+    async def _room(self, deadline: float) -> None:
+        waiter: asyncio.Future[None] = self._new_future()
+        self._waiters.append(waiter)
+        if await wait_until(waiter, self.clock, deadline):
+            return
+        waiter.cancel()
+        self.failed += 1
+        last = f" The last answer was {self.error}." if self.error is not None else ""
+        raise Overloaded(
+            "OVERLOADED",
+            f"{self.name}: {self.pending} messages ({self.pending_bytes} bytes) wait to be stored, and none left in "
+            f"time.{last} Publish less at a time, or give Ductape(max_pending=…) a higher bound.",
+            stored="no",
+        )
+
+    def _left(self, number: int, size: int) -> None:
+        """Count items off, and let as many callers in."""
+        self.pending -= number
+        self.pending_bytes -= size
+        while self._waiters and number > 0 and not self._full:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                number -= 1
+
+    # -- answers: what lanes call, once a batch
+
+    def resolve(self, batch: Sequence[Pending], answers: Answers) -> list[Pending]:
+        """Answer the callers; return what is to be sent again."""
+        again: list[Pending] = []
+        size = refused = 0
+        error: AdapterError | None = None
+        for item, answer in zip(batch, answers, strict=True):
+            if type(answer) is Stored:
+                if not item.future.done():
+                    item.future.set_result(answer)
+            elif isinstance(answer, AdapterError):
+                error = item.error = answer
+                if answer.fault in (Fault.MESSAGE, Fault.CONFIG):
+                    refused += 1
+                    self._fail(item, "PUBLISH_FAILED", "the broker refused it")
+                else:
+                    item.ambiguous |= answer.fault is Fault.AMBIGUOUS
+                    again.append(item)
+                    continue
+            size += item.size
+        self.error = error
+        self.stored += len(batch) - len(again) - refused
+        self._left(len(batch) - len(again), size)
+        return again
+
+    def forget(self, item: Pending) -> None:
+        """Count an item off that nobody waits for."""
+        self._left(1, item.size)
+
+    def _fail(self, item: Pending, code: str, why: str) -> None:
+        """Tell a caller that its message is not confirmed."""
+        if item.future.done():
+            return
+        self.failed += 1
+        stored, hint = "no", "It is not stored."
+        if item.ambiguous:
+            stored, hint = "maybe", f"It may be stored: publish it again with id={item.record.id!r}."
+        cause = f": {item.error}" if item.error is not None else ""
+        error = PublishError(code, f"{self.name}: {why}{cause}. {hint}", stored=stored, id=item.record.id)
+        error.__cause__ = item.error
+        item.future.set_exception(error)
+
+    # -- deadlines
+
+    def _sweep(self) -> None:
+        now = self.clock.now()
+        for lane in self._lanes:
+            for item in lane.flight:
+                if item.deadline <= now:
+                    self._expire(item, lane.calling)
+            for item in lane.queue:
+                if item.deadline <= now:
+                    self._expire(item, False)
+        self._sweeping = self.pending > 0
+        if self._sweeping:
+            self.clock.call_later(SWEEP, self._sweep)
+
+    def _expire_one(self, item: Pending) -> None:
+        if not item.future.done():
+            flights = (lane.flight for lane in self._lanes if lane.calling)
+            self._expire(item, any(item is each for flight in flights for each in flight))
+
+    def _expire(self, item: Pending, calling: bool) -> None:
+        item.ambiguous |= calling
+        item.error = item.error or self.error or self.keeper.error
+        self._fail(item, "PUBLISH_TIMEOUT", "not confirmed within its deadline")
+
+    # -- life
+
+    async def _open(self, deadline: float) -> None:
+        """Open for the first publish, again and again until its deadline; the sender's limits make the lanes."""
+        backoff = FIRST_BACKOFF
+        while not self._lanes:
+            opening = self.keeper.open()
+            if not await wait_until(opening, self.clock, deadline):
+                raise self._not_open("PUBLISH_TIMEOUT", self.keeper.error)
+            error = None if opening.cancelled() else opening.exception()
+            if error is None and self.keeper.sender is not None:
+                self._build(self.keeper.sender)
+            elif not isinstance(error, AdapterError) or error.fault is Fault.CONFIG:
+                raise self._not_open("PUBLISH_FAILED", error)
+            elif self.clock.now() + backoff >= deadline:
+                raise self._not_open("PUBLISH_TIMEOUT", error)
+            else:
+                await self.clock.sleep(backoff)
+                backoff = min(backoff * 2, LONGEST_BACKOFF)
+
+    def _build(self, sender: Sender) -> None:
+        if not self._lanes:
+            calls = max(1, sender.limits.calls)
+            self._lanes = [Lane(self) for _ in range(calls)]
+            if type(sender).lane is not Sender.lane:
+                self._own, self.slots = {}, asyncio.Semaphore(calls)
+
+    def _not_open(self, code: str, error: BaseException | None) -> PublishError:
+        self.failed += 1
+        why = error or "no answer"
+        failed = PublishError(code, f"{self.name}: cannot open for publishing: {why}. It is not stored.", stored="no")
+        failed.__cause__ = error
+        return failed
+
+    async def close(self, seconds: float) -> None:
+        """Let what waits be stored, for at most `seconds`; fail the rest; close the sender."""
+        deadline = self.clock.now() + seconds
+        while self.pending and self.clock.now() < deadline:
+            waiting = [item.future for lane in self._lanes for item in (*lane.flight, *lane.queue)]
+            if not waiting:
+                break
+            await wait_until(asyncio.gather(*waiting, return_exceptions=True), self.clock, deadline)
+        for lane in self._lanes:
+            for item in lane.flight:
+                item.ambiguous |= lane.calling
+            for item in (*lane.flight, *lane.queue):
+                self._fail(item, "PUBLISH_FAILED", "the client was closed before it was confirmed")
+            lane.queue.clear()
+            lane.stop()
+        await self.keeper.close()
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self.name} pending={self.pending} stored={self.stored} failed={self.failed}>"

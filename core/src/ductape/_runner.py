@@ -1,0 +1,67 @@
+"""Running until a signal, and ending in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger("ductape")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """The first signal asks to stop; the second ends the process at once."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        """Call `stop` at the first signal."""
+        self._stop, self._loop = stop, asyncio.get_running_loop()
+        self._before: dict[int, Any] = {}
+        self._asked = False
+
+    def __enter__(self) -> Signals:
+        for number in SIGNALS:
+            self._before[number] = signal.getsignal(number)
+            try:
+                self._loop.add_signal_handler(number, self._arrived, number)
+            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+                self._install(number)
+        return self
+
+    def _install(self, number: int) -> None:
+        try:
+            signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(self._arrived, number))
+        except ValueError:
+            log.debug("signal %d: only the main thread can be asked to stop", number)
+
+    def _arrived(self, number: int) -> None:
+        if self._asked:
+            log.warning("second signal: ended at once")
+            os._exit(128 + number)
+        self._asked = True
+        log.info("signal %s: stopping in order; a second one ends at once", signal.Signals(number).name)
+        self._stop()
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            try:
+                self._loop.remove_signal_handler(number)
+                signal.signal(number, before)
+            except (NotImplementedError, RuntimeError, ValueError, TypeError):
+                continue
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on uvloop where it is installed, else on asyncio."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        factory = None
+    else:
+        factory = new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())

@@ -1,0 +1,250 @@
+"""Settling deliveries and keeping their leases: one task a receiver, so that neither ever runs beside the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ._bounds import SETTLE, Bounds, wait_until
+from ._capabilities import Capabilities
+from ._lanes import GONE, SETTLING, Item
+from ._records import Settlement, Verdict
+from .adapter import Annotating, Receiver
+from .errors import AdapterError, Fault
+
+FEW, LINGER = 16, 0.005
+"""While fewer than this wait to be settled, and more are in hand, wait this many seconds for others."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
+
+
+class Host(Protocol):
+    """What settling needs of its source."""
+
+    bounds: Bounds
+    receiver: Receiver | None
+    held: dict[Item, None]
+    can: Capabilities
+
+    def forget(self, item: Item) -> None:
+        """Free an item's place."""
+
+    def broken(self, receiver: Receiver, error: AdapterError) -> None:
+        """Give a receiver up."""
+
+    def lost(self, item: Item) -> None:
+        """Drop an item that is with somebody else, if it has not started."""
+
+
+class Settling:
+    """Queues what was decided, sends it in few calls, repeats what failed, and renews leases in between."""
+
+    def __init__(self, host: Host, settled: Callable[[Sequence[Settlement], float], None] | None = None) -> None:
+        """Serve a source; `settled` observes each call's settlements and seconds."""
+        self.acked = self.retried = self.released = self.lost = self.calls = 0
+        self.error: AdapterError | None = None
+        """Why the last call failed; None once one went well."""
+        self._host, self._settled = host, settled
+        self._clock = host.bounds.clock
+        self._queue: list[Item] = []
+        self._notes: dict[Item, None] = {}
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
+        self._hurry = False
+        self._backoff = FIRST_BACKOFF
+        self._keep_at: float | None = None
+        self._flushed: asyncio.Future[None] | None = None
+
+    # -- in
+
+    def add(self, item: Item, verdict: Verdict, delay: float = 0.0) -> None:
+        """Queue a decision. The item keeps its place and its lease until it is answered."""
+        item.state, item.verdict, item.delay = SETTLING, verdict, delay
+        self._queue.append(item)
+        if self._waiter is not None:
+            self.wake()
+
+    def note(self, item: Item) -> None:
+        """Have the adapter keep that the item failed, where it can."""
+        receiver = self._host.receiver
+        if receiver is not None and isinstance(receiver, Annotating):
+            self._notes[item] = None
+            self.wake()
+
+    def arrived(self) -> None:
+        """Something is in hand: see that leases are kept."""
+        can = self._host.can
+        if self._keep_at is None and can.lease is not None and (can.lease_total or 0) > can.lease:
+            self._keep_at = self._clock.now() + can.lease / 4
+            self._clock.call_later(can.lease / 4, self.wake)
+
+    def wake(self) -> None:
+        """Look at once."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is to be settled."""
+        return not self._queue and not self._busy
+
+    async def flush(self, seconds: float) -> bool:
+        """Settle what is queued without lingering, for at most `seconds`; tell whether all is answered."""
+        self._hurry = True
+        self.wake()
+        if not self.idle:
+            self._flushed = asyncio.get_running_loop().create_future()
+            await wait_until(self._flushed, self._clock, self._clock.now() + seconds)
+        return self.idle
+
+    def stop(self) -> None:
+        """End the task; a call under way is left to itself."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue and not self._notes and not self._keep_due():
+                await self._wait()
+                continue
+            if self._queue and len(self._queue) < FEW and len(self._queue) < len(self._host.held) and not self._hurry:
+                await self._clock.sleep(LINGER)
+            self._busy = True
+            try:
+                if self._keep_due():
+                    await self._extend()
+                await self._flush()
+            finally:
+                self._busy = False
+            if not self._queue and self._flushed is not None and not self._flushed.done():
+                self._flushed.set_result(None)
+            if self.error is not None:
+                await self._clock.sleep(self._backoff)
+                self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
+            else:
+                self._backoff = FIRST_BACKOFF
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # -- settling
+
+    async def _flush(self) -> None:
+        queue, self._queue = self._queue, []
+        batch: list[Item] = []
+        for item in queue:
+            if item.delivery.epoch.alive:
+                batch.append(item)
+            else:
+                self._gone(item)
+        receiver = self._host.receiver
+        if receiver is None:
+            for item in batch:  # its epoch ends with the receiver; nothing of it can be settled any more
+                self._gone(item)
+            return
+        if self._notes:
+            await self._note(receiver)
+        if batch:
+            await self._settle(receiver, batch)
+
+    async def _settle(self, receiver: Receiver, batch: list[Item]) -> None:
+        settlements = [Settlement(item.delivery, item.verdict, item.delay) for item in batch]
+        began = self._clock.now()
+        lease = self._host.can.lease
+        self.calls += 1
+        try:
+            answers = await self._host.bounds.call(
+                receiver.settle(settlements), SETTLE if lease is None else min(SETTLE, max(1.0, lease / 3))
+            )
+        except AdapterError as error:
+            answers = [error] * len(batch)
+            if error.fault is not Fault.TRANSIENT:
+                self._host.broken(receiver, error)
+        self.error = None
+        for item, answer in zip(batch, answers, strict=True):
+            if answer is None:
+                self._done(item)
+            else:
+                self._refused(item, answer)
+        if self._settled is not None:
+            self._settled(settlements, self._clock.now() - began)
+
+    def _done(self, item: Item) -> None:
+        if item.verdict is Verdict.ACK:
+            self.acked += 1
+        elif item.verdict is Verdict.RETRY:
+            self.retried += 1
+        else:
+            self.released += 1
+        item.state = GONE
+        self._host.forget(item)
+
+    def _refused(self, item: Item, answer: AdapterError) -> None:
+        """Keep what can be settled again while its epoch lives; the rest is with somebody else."""
+        if item.delivery.epoch.alive and answer.fault in (Fault.TRANSIENT, Fault.AMBIGUOUS, Fault.CONFIG):
+            self.error = answer
+            self._queue.append(item)
+        else:
+            self._gone(item)
+
+    def _gone(self, item: Item) -> None:
+        self.lost += 1
+        item.state = GONE
+        self._host.forget(item)
+
+    async def _note(self, receiver: Receiver) -> None:
+        notes, self._notes = self._notes, {}
+        deliveries = [item.delivery for item in notes if item in self._host.held and item.delivery.epoch.alive]
+        if deliveries and isinstance(receiver, Annotating):
+            try:
+                await self._host.bounds.call(receiver.note(deliveries), SETTLE)
+            except AdapterError as error:
+                if error.fault is not Fault.TRANSIENT:
+                    self._host.broken(receiver, error)
+
+    # -- leases
+
+    def _keep_due(self) -> bool:
+        return self._keep_at is not None and self._clock.now() >= self._keep_at
+
+    async def _extend(self) -> None:
+        """Renew every lease of which less than two thirds are left, those being settled included."""
+        lease = self._host.can.lease or 0.0
+        self._keep_at = None
+        receiver = self._host.receiver
+        if receiver is None or not self._host.held:
+            return
+        edge = self._clock.now() + lease * 2 / 3
+        items = [
+            item for item in self._host.held if item.delivery.epoch.alive and (item.delivery.leased_until or 0.0) < edge
+        ]
+        pause = lease / 4
+        if items:
+            try:
+                answers = await self._host.bounds.call(
+                    receiver.extend([item.delivery for item in items]), min(SETTLE, max(1.0, lease / 3))
+                )
+            except AdapterError as error:
+                pause = min(pause, LONGEST_BACKOFF)  # the lease runs: try soon
+                if error.fault is not Fault.TRANSIENT:
+                    self._host.broken(receiver, error)
+            else:
+                for item, answer in zip(items, answers, strict=True):
+                    if answer is not None and answer.fault is Fault.LOST:
+                        self._host.lost(item)
+        self._keep_at = self._clock.now() + pause
+        self._clock.call_later(pause, self.wake)
+
+    def __repr__(self) -> str:
+        return f"<Settling queued={len(self._queue)} acked={self.acked} lost={self.lost}>"

@@ -1,0 +1,195 @@
+"""Running handlers: long-lived workers, as many as the concurrency, each with one item (or one batch) at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from ._clock import Clock
+from ._lanes import RUNNING, Item, Lanes
+from .errors import HandlerTimeout
+
+Handle = Callable[[Sequence[Item]], Awaitable[object]]
+Outcome = Callable[[Sequence[Item], "BaseException | None"], None]
+
+
+class Release(Exception):
+    """Ends a handling without an outcome: the item goes back. For `stream`."""
+
+
+class _Worker:
+    """One worker's task, and since when it runs what."""
+
+    __slots__ = ("expired", "items", "since", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.items: Sequence[Item] = ()
+        self.since = 0.0
+        self.expired = False
+
+
+class Workers:
+    """Starts what is ready, never more at a time than `concurrency`."""
+
+    def __init__(
+        self, handle: Handle, outcome: Outcome, clock: Clock, *, concurrency: int, timeout: float | None
+    ) -> None:
+        """Describe workers; `serve` gives them work.
+
+        Args:
+            handle: Runs the handler for items.
+            outcome: Told what came of it; None: it went well.
+            clock: The client's.
+            concurrency: Items, or batches, at a time.
+            timeout: Seconds after which a handler is ended; looked at once a second, or more often if it is shorter.
+        """
+        self.handled = 0
+        self.failed = 0
+        self._handle, self._outcome, self._clock = handle, outcome, clock
+        self._concurrency, self._timeout = concurrency, timeout
+        self._workers: list[_Worker] = []
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._lanes: Lanes | None = None
+        self._batch, self._batch_wait = 1, 0.0
+        self._sweeping = False
+        self._calm: asyncio.Future[None] | None = None
+        self._paused = False
+        self.running = 0
+
+    def serve(self, lanes: Lanes, batch: int = 1, batch_wait: float = 0.0) -> None:
+        """Take work from `lanes`, up to `batch` items at a time, waiting `batch_wait` seconds for a batch to fill."""
+        self._lanes, self._batch, self._batch_wait = lanes, batch, batch_wait
+
+    def wake(self) -> None:
+        """Something is ready: wake an idle worker, or begin another."""
+        if self._paused:
+            return
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self._workers) < self._concurrency:
+            worker = _Worker()
+            self._workers.append(worker)
+            worker.task = asyncio.get_running_loop().create_task(self._work(worker))
+
+    async def _work(self, worker: _Worker) -> None:
+        single = self._batch == 1
+        while True:
+            item = self._lanes.next() if self._lanes is not None and not self._paused else None
+            if item is None:
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._idle.append(waiter)
+                await waiter
+                continue
+            item.state = RUNNING
+            items = (item,) if single else await self._fill(item)
+            if items:
+                await self._run(worker, items)
+
+    async def _fill(self, first: Item) -> list[Item]:
+        """Gather a batch around its first item."""
+        items = [first]
+        self._more(items)
+        if len(items) < self._batch and self._batch_wait > 0:
+            await self._clock.sleep(self._batch_wait)
+            self._more(items)
+            stale = [item for item in items if not item.delivery.epoch.accepting]
+            if stale:  # they went to somebody else meanwhile, and are not started
+                self._outcome(stale, Release())
+                items = [item for item in items if item.delivery.epoch.accepting]
+        return items
+
+    def _more(self, items: list[Item]) -> None:
+        assert self._lanes is not None
+        while len(items) < self._batch:
+            item = self._lanes.next()
+            if item is None:
+                return
+            item.state = RUNNING
+            items.append(item)
+
+    async def _run(self, worker: _Worker, items: Sequence[Item]) -> None:
+        now = self._clock.now()
+        worker.items, worker.since = items, now
+        for item in items:
+            item.since = now
+        self.running += 1
+        if self._timeout is not None and not self._sweeping:
+            self._sweep()
+        failure: BaseException | None = None
+        try:
+            await self._handle(items)
+        except Exception as error:
+            failure = error
+        except asyncio.CancelledError:
+            if not worker.expired:
+                raise
+            failure = HandlerTimeout(
+                "HANDLER_TIMEOUT", f"the handler ran longer than {self._timeout:g} s and was ended."
+            )
+        finally:
+            worker.items = ()
+            self.running -= 1
+            if not self.running and self._calm is not None and not self._calm.done():
+                self._calm.set_result(None)
+        if worker.expired:
+            worker.expired = False
+            assert worker.task is not None
+            worker.task.uncancel()
+        self.handled += len(items)
+        self._outcome(items, failure)
+
+    # -- timeouts
+
+    def _sweep(self) -> None:
+        """End handlers that overstayed; again and again while something runs."""
+        assert self._timeout is not None
+        self._sweeping = self.running > 0
+        now = self._clock.now()
+        for worker in self._workers:
+            if worker.items and now - worker.since >= self._timeout and worker.task is not None:
+                worker.expired = True
+                worker.task.cancel()
+        if self._sweeping:
+            self._clock.call_later(min(1.0, self._timeout / 4), self._sweep)
+
+    # -- life
+
+    @property
+    def oldest(self) -> float | None:
+        """Since when the oldest handler runs, on the client's clock."""
+        return min((worker.since for worker in self._workers if worker.items), default=None)
+
+    def pause(self) -> None:
+        """Start nothing more; what runs goes on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start again."""
+        self._paused = False
+        for _ in range(self._concurrency):
+            self.wake()
+
+    async def calm(self, seconds: float) -> bool:
+        """Wait until no handler runs, for at most `seconds`."""
+        if self.running:
+            self._calm = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_later(seconds, lambda: self._calm is None or self._calm.cancel())
+            await asyncio.wait({self._calm})
+            timer.cancel()
+        return not self.running
+
+    async def stop(self) -> None:
+        """End the workers, with whatever still runs."""
+        tasks = [worker.task for worker in self._workers if worker.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)  # a handler that swallows its end is left to itself
+
+    def __repr__(self) -> str:
+        return f"<Workers running={self.running}/{self._concurrency} handled={self.handled}>"

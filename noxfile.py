@@ -1,0 +1,204 @@
+"""The sessions of ductape: `nox -l` lists them, bare `nox` runs lint, types, docs, build and tests.
+
+uv makes environments where it is there, virtualenv and pip where it is not.
+"""
+
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import nox_support as support
+
+ROOT = support.ROOT
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "docs", "build", "tests"]
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Shows the main job on the embedded broker: nothing to install, no server."""
+    wheels = support.build_wheels(session, [ROOT / "core", ROOT / "adapters" / "memory"])
+    target = support.environment(session, "demo", Path(sys.executable), reuse=True)
+    support.install_wheels(target, wheels)
+    target.run(str(ROOT / "examples" / "demo.py"), *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Tests installed wheels: all on the lowest Python, core and memory on the others; `-- fast` is the inner loop."""
+    arguments = list(session.posargs)
+    if "fast" in arguments:
+        arguments.remove("fast")
+        return _fast(session, arguments)
+    found = {version: python for version in support.VERSIONS if (python := support.interpreter(version))}
+    missing = [version for version in support.VERSIONS if version not in found]
+    if not found:
+        session.error(f"none of Python {', '.join(support.VERSIONS)} is here")
+    lowest, *others = found
+    chosen = [argument for argument in arguments if (ROOT / argument.partition("::")[0]).exists()]
+    wheels = support.build_wheels(session, support.members())
+    failed = []
+    # A choice of files is a person at work: on the lowest interpreter only.
+    for version in [] if chosen else others:
+        try:
+            _small(session, version, found[version], wheels, arguments)
+        except CommandFailed:
+            failed.append(version)
+    if missing:
+        lines = (f"Python {version} is not here: core and memory are not run on it" for version in missing)
+        support.notice("NOT TESTED HERE", *lines)
+    target = support.environment(session, f"tests-{lowest}", found[lowest])
+    support.install_wheels(target, wheels, *support.group("test"))
+    folders = [] if chosen else [*support.tests_of(support.members()), "tests"]
+    session.log(f"whole run on Python {lowest}")
+    env = _test_environment() | {"DUCTAPE_TEST_MISSING_PYTHONS": " ".join(missing)}
+    target.run("-m", "pytest", *folders, *arguments, env=env)
+    if failed:
+        session.error(f"core and memory failed on Python {', '.join(failed)}: see above")
+    return None
+
+
+def _fast(session: nox.Session, arguments: list[str]) -> None:
+    """The inner loop: this interpreter, no real server, one event loop, all processors, the environment kept."""
+    wheels = support.build_wheels(session, support.members())
+    target = support.environment(session, "tests-fast", Path(sys.executable), reuse=True)
+    support.install_wheels(target, wheels, *support.group("test"))
+    chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
+    folders = [] if chosen else [*support.tests_of(support.members()), "tests"]
+    choice = ["-m", "not broker and not slow and not soak", "--loops", "asyncio", "-n", "auto"]
+    target.run("-m", "pytest", *choice, *folders, *arguments, env=_test_environment())
+
+
+def _small(session: nox.Session, version: str, python: Path, wheels: list[str], arguments: list[str]) -> None:
+    """Core and the memory adapter on one more interpreter, without neighbours: an undeclared import shows here."""
+    small = [wheel for wheel in wheels if Path(wheel).name.startswith(("ductape_core-", "ductape_memory-"))]
+    target = support.environment(session, f"tests-{version}", python)
+    support.install_wheels(target, small, *support.group("test"))
+    folders = support.tests_of([ROOT / "core", ROOT / "adapters" / "memory"])
+    if not folders:
+        return
+    session.log(f"core and memory on Python {version}")
+    choice = ["-m", "not broker and not soak"]
+    try:
+        target.run("-m", "pytest", "-q", *choice, *folders, *arguments, env=_test_environment())
+    except CommandFailed as error:
+        # With `-k` of the caller nothing may match here; without, an empty run is a failure like any other.
+        if not (arguments and "code 5" in str(error)):
+            raise
+
+
+def _test_environment() -> dict[str, str | None]:
+    # `DUCTAPE_TEST_INSTALLED` lets a test insist that the sources are not imported from the checkout.
+    return {"DUCTAPE_TEST_INSTALLED": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules, format, and the layers: who may import whom, how long things may be."""
+    session.install(*support.group("lint"), *support.group("test"))
+    failed = []
+    for command in (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "--diff", "."],
+        ["python", "-m", "pytest", "-q", "tests/test_layers.py"],
+    ):
+        try:
+            session.run(*command)
+        except CommandFailed:
+            failed.append(" ".join(command))
+    if failed:
+        session.error(f"failed: {'; '.join(failed)}")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy strict over every distribution, the typing tests and the shared test servers."""
+    # The wheels bring what they depend on; our own sources come from the checkout, which MYPYPATH puts first.
+    wheels = support.build_wheels(session, support.members())
+    session.install(*support.group("types"), *support.group("test"), "nox", *wheels)
+    sources = support.sources()
+    extra = [path for path in (ROOT / "tests" / "typing", ROOT / "tests" / "brokers") if any(path.rglob("*.py"))]
+    env = {"MYPYPATH": os.pathsep.join(map(str, sources))}
+    session.run("mypy", *map(str, sources), *map(str, extra), "noxfile.py", "nox_support.py", env=env)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Builds the documentation; a broken link is an error."""
+    if not (ROOT / "mkdocs.yml").exists() and not (ROOT / "zensical.toml").exists():
+        session.skip("there is no documentation yet: neither mkdocs.yml nor zensical.toml")
+    session.install(*support.group("docs"))
+    env = {"PYTHONPATH": os.pathsep.join(map(str, support.sources()))}
+    session.run("zensical", "build", "--strict", "--clean", *session.posargs, env=env)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Builds what would be released, wheels out of sdists, and looks into it."""
+    session.install(*support.group("build"))
+    into = ROOT / "dist"
+    shutil.rmtree(into, ignore_errors=True)
+    for folder in support.members():
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(into), str(folder), silent=True)
+    made = sorted(map(str, into.iterdir()))
+    wheels = [name for name in made if name.endswith(".whl")]
+    session.run("twine", "check", "--strict", *made)
+    session.run("check-wheel-contents", *wheels)
+    version = (ROOT / "VERSION").read_text().strip()
+    problems = [problem for name in made for problem in _problems(Path(name), version)]
+    if len(made) != 2 * len(support.members()):
+        problems.append(f"{len(made)} files for {len(support.members())} distributions")
+    if problems:
+        session.error("; ".join(problems))
+    session.log(f"{len(made)} files in {into.relative_to(ROOT)}, all in order")
+
+
+def _problems(file: Path, version: str) -> list[str]:
+    """Says what a wheel or sdist lacks or should not contain."""
+    if file.suffix == ".whl":
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    else:
+        with tarfile.open(file) as packed:
+            names = packed.getnames()
+    problems = [] if f"-{version}" in file.name else [f"{file.name} is not of version {version}"]
+    lacking = {"py.typed", "LICENSE"} - {Path(name).name for name in names}
+    problems += [f"{file.name} has no {wanted}" for wanted in sorted(lacking)]
+    unwanted = [name for name in names if "/tests/" in name or Path(name).name.startswith(("test_", "conftest"))]
+    return problems + [f"{file.name} contains {name}" for name in unwanted]
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Measures the hot path: `python -m benchmarks`, arguments after `--`."""
+    _installed(session, "bench", "benchmarks")
+
+
+@nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """Runs for as long as asked: `python -m tests.soak`, arguments after `--`."""
+    _installed(session, "soak", "tests.soak")
+
+
+def _installed(session: nox.Session, name: str, module: str) -> None:
+    """Runs a module of the checkout against installed wheels of all distributions."""
+    wheels = support.build_wheels(session, support.members())
+    target = support.environment(session, name, Path(sys.executable), reuse=True)
+    support.install_wheels(target, wheels, *support.group("test"), *support.group("bench"))
+    target.run("-m", module, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def brokers(session: nox.Session) -> None:
+    """Starts the real servers and prints their addresses until interrupted; names after `--` choose."""
+    session.run(sys.executable, "-u", "-m", "tests.brokers", *session.posargs, external=True)

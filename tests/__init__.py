@@ -1,0 +1,1 @@
+"""Tests that cross distributions, and what the tests of every distribution share."""
