@@ -15,14 +15,14 @@ CORE = ROOT / "core" / "src" / "ductape"
 
 # A module imports from floors below its own, and from its own floor as long as no cycle arises.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_faults", "_clock", "_epoch", "_names", "_headers"),
-    ("_capabilities", "_records", "_window", "_secrets", "_retry", "_event", "_middleware", "_codec", "_bounds"),
-    ("adapter", "_config", "_definitions", "_handler", "_options"),
-    ("_registry", "_store", "_outbox", "_sending", "_lanes", "_settling"),
-    ("_catalog", "_connections", "_moves", "_intake", "_workers", "_handling"),
-    ("_publisher", "_subscription"),
-    ("_client", "_events"),
-    ("_runner", "sync", "types", "__init__"),
+    ("errors", "_faults", "_clock", "_epoch", "_names", "_headers", "_bounds"),
+    ("_capabilities", "_records", "_window", "_secrets", "_retry", "_event", "_middleware", "_codec"),
+    ("adapter", "types", "_config", "_definitions", "_handler", "_options"),
+    ("_registry", "_store", "_sending", "_outbox", "_lanes", "_settling"),
+    ("_catalog", "_intake", "_connections", "_places", "_moves", "_workers", "_handling"),
+    ("_publisher", "_subscription", "_group"),
+    ("_engine", "_stream", "_dead", "_health", "_events"),
+    ("_runner", "_client", "sync", "__init__"),
 )
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 

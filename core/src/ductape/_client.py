@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+from ._atlas import Settings
 from ._catalog import BrokerDoor, Catalog
 from ._clock import Clock, SystemClock
 from ._codec import Codec, Codecs, JsonCodec
-from ._engine import Declaration, Engine, Settings
+from ._engine import Declaration, Engine
 from ._events import EventDoor
 from ._handling import Verify
 from ._health import Health, health_of
@@ -250,7 +251,7 @@ class Ductape:
         Raises:
             ConfigError: ``OPTION_INVALID`` if the adapter has no object of this type.
         """
-        connection = await (await self.begin().link(broker, env)).connection()
+        connection = await (await self.begin().atlas.link(broker, env)).connection()
         try:
             return connection.unwrap(kind)
         except TypeError as error:

@@ -14,6 +14,7 @@ __all__ = ["Codec", "JsonCodec", "MsgpackCodec", "RawCodec"]
 
 Decode = Callable[[bytes], object]
 
+_RAW = frozenset((bytes, bytearray, memoryview))
 _VALUE = re.compile(r"'[^']*'")
 """msgspec quotes values like this, and names of types and fields otherwise."""
 
@@ -27,7 +28,7 @@ class Codec(Protocol):
         """Return the bytes of a payload; raise `TypeError` or `ValueError` if it has none."""
 
     def decoder(self, kind: object) -> Decode:
-        """Return what reads bytes as `kind` (`typing.Any`: as they are); it raises `ValueError` for bytes it cannot read."""
+        """Return what reads bytes as `kind` (`typing.Any`: as they are), and raises `ValueError` if it cannot."""
 
 
 class JsonCodec:
@@ -125,7 +126,7 @@ class Encoding:
         try:
             if self._kind is not None and type(payload) is not self._kind:
                 payload = msgspec.convert(payload, self._kind, from_attributes=False)
-            if isinstance(payload, (bytes, bytearray, memoryview)):
+            if type(payload) in _RAW:
                 codec = self._raw
             return codec.encode(payload), codec.content_type
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:

@@ -177,9 +177,12 @@ class _Desk:
         delivery, clock = item.delivery, self._engine.clock
         headers = plain(delivery)
         id = headers.setdefault(h.ID, ids.next())
-        record = Outgoing(delivery.body, headers, id, delivery.key, 0.0, f"{id}~replay~{clock.time():.3f}", delivery)
+        size = len(delivery.body) + 1024
+        record = Outgoing(
+            delivery.body, headers, id, delivery.key, 0.0, f"{id}~replay~{clock.time():.3f}", delivery, size
+        )
         outbox = self._engine.outbox(self._place.link, channel)
-        await outbox.publish(record, len(delivery.body) + 1024, clock.now() + self._engine.settings.deadline)
+        await outbox.publish(record, clock.now() + self._engine.settings.deadline)
         await self.discard(item)
 
     async def discard(self, item: Item) -> None:
@@ -208,7 +211,7 @@ async def dead_letters(
     engine: Engine, event: str, group: str | None, env: str | None, limit: int
 ) -> AsyncIterator[DeadLetter]:
     """List the dead letters of a group; those that are neither replayed nor dropped stay."""
-    place = await engine.place(event, env)
+    place = await engine.atlas.place(event, env)
     name = check_group(group) if group is not None else place.group
     desk = _Desk(engine, place, name)
     try:

@@ -5,35 +5,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
 
+from ._atlas import Atlas, Settings
 from ._bounds import Bounds
 from ._capabilities import Capabilities, Groups
-from ._catalog import Catalog
 from ._clock import Clock
-from ._codec import Codecs, Decoding, Encoding
-from ._config import read_config
+from ._codec import Decoding, Encoding
 from ._connections import Link
 from ._group import Group, GroupPlan
 from ._handler import Handler, Signature
-from ._handling import Recipe, Verify, compile_handling
+from ._handling import Recipe, compile_handling
 from ._intake import Backoff
 from ._lanes import Item
 from ._middleware import PublisherSite, SubscriberSite, observers, wrap_publisher
 from ._moves import Moves
 from ._options import SubscribeOptions, check_capabilities, order_of
-from ._outbox import Outbox, Pressure
-from ._places import Place, locate
+from ._outbox import Outbox
+from ._places import Place
 from ._publisher import Publisher, PublisherParts, closed
 from ._records import Channel, Purpose
-from ._registry import Registry
 from ._subscription import Parts, Subscription
 from ._workers import Handle
-from .adapter import Adapter, Order, Site
+from .adapter import Order
 from .errors import AdapterError, Fault, OpenError, StateError
 
 OPEN_WITHIN = 30.0
@@ -42,24 +40,6 @@ OPEN_WITHIN = 30.0
 T = TypeVar("T")
 
 log = logging.getLogger("ductape")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client was made with."""
-
-    product: str
-    env: str
-    catalog: Catalog
-    registry: Registry
-    middleware: Sequence[object]
-    codecs: Codecs
-    sessions: Mapping[str, Verify]
-    deadline: float
-    grace: float
-    pressure: Pressure
-    environ: Mapping[str, str]
-    substitute: Callable[[str], Adapter[Any]] | None = None
-    """Gives the adapter for every provider, and configs are not read: for tests."""
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,68 +59,12 @@ class Engine:
         self.settings, self.clock = settings, clock
         self.loop = asyncio.get_running_loop()
         self.bounds = Bounds(clock)
+        self.atlas = Atlas(settings, self.bounds)
         self.groups: dict[tuple[int, str, str], Group] = {}
-        self.links: dict[tuple[str, str], Link] = {}
         self.outboxes: dict[tuple[int, tuple[str, str, str]], Outbox] = {}
         self.closed = False
-        self._adapters: dict[str, Adapter[Any]] = {}
-        self._places: dict[tuple[str, str], Place] = {}
         self._publishers: dict[tuple[str, str, str | None, Any], Publisher[Any]] = {}
         self._executor: ThreadPoolExecutor | None = None
-
-    # -- places
-
-    async def place(self, event: str, env: str | None = None) -> Place:
-        """Work out where an event lives; raises `CatalogError` or `ConfigError`."""
-        env = env or self.settings.env
-        place = self._places.get((event, env))
-        if place is None:
-            catalog = self.settings.catalog
-            topic = await catalog.topic(event)
-            link = await self.link(topic.broker, env)
-            place = locate(topic, link, env=env, environ=self.settings.environ)
-            siblings = [
-                locate(each, link, env=env, environ=self.settings.environ).channel.name
-                for each in await catalog.topics(topic.broker)
-            ]
-            if siblings.count(place.channel.name) > 1:
-                place = msgspec.structs.replace(place, alone=False)
-            self._places[event, env] = place
-        return place
-
-    async def link(self, tag: str, env: str | None = None) -> Link:
-        """Return the link to a broker; raises `CatalogError` or `ConfigError`."""
-        env = env or self.settings.env
-        link = self.links.get((tag, env))
-        if link is None:
-            settings = self.settings
-            broker = await settings.catalog.broker(tag)
-            chosen = broker.env(env)
-            where = f"broker {tag!r}, env {env!r}"
-            adapter = self._adapter(chosen.type, where)
-            raw = chosen.config if settings.substitute is None else {}
-            config = read_config(raw, adapter.config, where=where, environ=settings.environ)
-            site = Site(
-                product=settings.product,
-                env=env,
-                broker=tag,
-                clock=self.clock,
-                log=logging.getLogger(f"ductape.adapter.{chosen.type.lower()}"),
-                create=chosen.create,
-            )
-            link = self.links[tag, env] = Link(chosen.type, adapter, config, site, self.bounds)
-        return link
-
-    def _adapter(self, provider: str, where: str) -> Adapter[Any]:
-        adapter = self._adapters.get(provider)
-        if adapter is None:
-            substitute = self.settings.substitute
-            if substitute is not None:
-                adapter = substitute(provider)
-            else:
-                adapter = self.settings.registry.adapter(provider, where=where)
-            self._adapters[provider] = adapter
-        return adapter
 
     # -- publishing
 
@@ -166,7 +90,7 @@ class Engine:
         name = (event, env or self.settings.env, codec, kind)
         found = self._publishers.get(name)
         if found is None:
-            place = await self.place(event, env)
+            place = await self.atlas.place(event, env)
             link, settings = place.link, self.settings
             site = PublisherSite(
                 product=settings.product, env=place.env, provider=link.provider, event=event, channel=place.channel.name
@@ -192,7 +116,7 @@ class Engine:
         if asyncio.get_running_loop() is not self.loop:
             raise StateError(
                 "WRONG_LOOP",
-                "the client is open on another event loop. Open and close it on each loop with `async with ductape:`, or "
+                "the client is open on another event loop. Open and close it on each with `async with ductape:`, or "
                 "publish through ductape.sync.",
             )
 
@@ -208,7 +132,7 @@ class Engine:
         self.usable()
         buckets: dict[tuple[int, str, str], list[tuple[Declaration, Place]]] = {}
         for each in declarations:
-            place = await self.place(each.event, each.options.env)
+            place = await self.atlas.place(each.event, each.options.env)
             name = each.options.group or place.group
             buckets.setdefault((id(place.link), place.channel.name, name), []).append((each, place))
         opened = await asyncio.gather(*(self._join(key, part) for key, part in buckets.items()), return_exceptions=True)
@@ -237,26 +161,31 @@ class Engine:
                 others=others,
             )
         group = self.groups.get(key)
-        fresh = group is None
-        if group is None:
-            group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
-        subscriptions = [
-            self._subscription(each, where, order, group) for (each, where), order in zip(part, orders, strict=True)
-        ]
-        for subscription in subscriptions:
-            group.add(subscription)
-        if fresh:
+        if group is not None:
+            await asyncio.shield(group.joined)
+            return self._add(group, part, orders)
+        group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
+        try:
+            subscriptions = self._add(group, part, orders)
             window = sum(each.options.window(can) for each, _ in part)
-            try:
-                await self._patiently(lambda: group.open(window, can), place.link.backoff(), where)
-            except BaseException:
-                self.groups.pop(key, None)
-                group.joined.cancel()
-                raise
-            group.joined.set_result(None)
-        await asyncio.shield(group.joined)
+            await self._patiently(lambda: group.open(window, can), place.link.backoff(), where)
+        except BaseException:
+            self.groups.pop(key, None)
+            group.joined.cancel()
+            raise
+        group.joined.set_result(None)
         log.info("subscribed %s on %s", where, channel)
         return subscriptions
+
+    def _add(
+        self, group: Group, part: Sequence[tuple[Declaration, Place]], orders: Sequence[Order]
+    ) -> list[Subscription]:
+        made = [
+            self._subscription(each, place, order, group) for (each, place), order in zip(part, orders, strict=True)
+        ]
+        for subscription in made:
+            group.add(subscription)
+        return made
 
     def _plan(self, first: Declaration, place: Place, name: str, order: Order, can: Capabilities) -> GroupPlan:
         moves = None
@@ -366,12 +295,12 @@ class Engine:
         await asyncio.gather(*(group.stop(seconds) for group in list(self.groups.values())))
         self.closed = True
         await asyncio.gather(*(outbox.close(max(1.0, seconds)) for outbox in self.outboxes.values()))
-        await asyncio.gather(*(link.close() for link in self.links.values()))
+        await asyncio.gather(*(link.close() for link in self.atlas.links.values()))
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 
     def __repr__(self) -> str:
-        return f"<Engine {len(self.links)} brokers, {len(self.outboxes)} outboxes, {len(self.groups)} groups>"
+        return f"<Engine {len(self.atlas.links)} brokers, {len(self.outboxes)} outboxes, {len(self.groups)} groups>"
 
 
 __all__ = ["Declaration", "Engine", "Settings"]

@@ -38,17 +38,15 @@ class Session:
         return hash((self.tag, self.token))
 
 
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """The broker's word that a message is stored."""
 
-    __slots__ = ("duplicate", "event", "id", "position")
-
-    def __init__(self, event: str, id: str, position: str, duplicate: bool) -> None:
-        """Record where a message went."""
-        self.event = event
-        self.id = id
-        self.position = position
-        self.duplicate = duplicate
+    event: str
+    id: str
+    position: str = ""
+    """Where it is, as text for logs."""
+    duplicate: bool = False
+    """The broker had it already."""
 
     def __repr__(self) -> str:
         return f"<Receipt {self.event} id={self.id} at {self.position or 'broker'}>"
@@ -124,7 +122,6 @@ class Message(msgspec.Struct, eq=False):
         id: The message's identity.
         key: What order is kept within.
         delay: Seconds until it may be delivered.
-        size: Bytes of body and headers, about.
         deadline: On the client's clock, when the publish fails.
     """
 
@@ -135,7 +132,6 @@ class Message(msgspec.Struct, eq=False):
     id: str
     key: str | None = None
     delay: float = 0.0
-    size: int = 0
     deadline: float = 0.0
 
     def __repr__(self) -> str:

@@ -174,8 +174,8 @@ class EventDoor:
     def subscribe(self, event: Any, /, *, callback: Handler | None = None, **options: Any) -> Any:
         """Handle an event: as a decorator, or at once with `callback`.
 
-        As a decorator it declares a subscription that opens with the client. With `callback` (or one mapping) the result
-        is awaited: it is the `Subscription`, once the group is joined.
+        As a decorator it declares a subscription that opens with the client. With `callback` (or one mapping) the
+        result is awaited: it is the `Subscription`, once the group is joined.
 
         The handler's parameter annotated `Event` gets the envelope, any other the payload, decoded to its annotation.
         To return acknowledges; to raise goes to the retry policy; `Reject` to the dead letters; `RetryLater` asks for a

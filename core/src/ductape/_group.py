@@ -182,7 +182,7 @@ class Group:
         if label not in self._warned:
             self._warned.add(label)
             log.warning(
-                "group %s received %s, which nothing here handles: all processes of one group must handle the same events. "
+                "group %s received %s, which nothing here handles: all processes of a group must handle the same. "
                 "Give it a group of its own, or set on_unmatched. It goes to: %s",
                 self.name,
                 label,

@@ -24,7 +24,7 @@ class BrokerHealth(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """``connected``, ``failing`` or ``not connected`` (nothing was opened yet)."""
     durability: str
-    """The least of its open channels: ``stored``, ``buffered`` (a killed server may lose the last moment) or ``none``."""
+    """The least of its channels: ``stored``, ``buffered`` (a killed server may lose the last moment) or ``none``."""
     pending: int
     """Messages that wait to be stored."""
     error: str = ""
@@ -65,7 +65,7 @@ async def health_of(engine: Engine | None) -> Health:
     """Look at everything that is open."""
     if engine is None:
         return Health(healthy=True, brokers=[], subscriptions=[])
-    brokers = [_broker(engine, key) for key in engine.links]
+    brokers = [_broker(engine, key) for key in engine.atlas.links]
     subscriptions = [await _group(engine, group) for group in engine.groups.values()]
     bad = any(each.state == "failing" for each in brokers)
     bad = bad or any(each.state in ("failing", "stopped") or each.error for each in subscriptions)
@@ -73,7 +73,7 @@ async def health_of(engine: Engine | None) -> Health:
 
 
 def _broker(engine: Engine, key: tuple[str, str]) -> BrokerHealth:
-    link = engine.links[key]
+    link = engine.atlas.links[key]
     boxes = [outbox for (owner, _), outbox in engine.outboxes.items() if owner == id(link)]
     error = next((each.error or each.keeper.error for each in boxes if each.error or each.keeper.error), None)
     error = link.error or error

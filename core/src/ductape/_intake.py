@@ -13,7 +13,7 @@ from ._bounds import LATE, STOP, Bounds
 from ._capabilities import Capabilities
 from ._epoch import Epoch
 from ._lanes import GONE, LANED, PARKED, READY, Item
-from ._records import Delivery, Settlement, Verdict
+from ._records import Delivery, Settlement
 from ._settling import Settling
 from .adapter import Measurable, Receiver
 from .errors import AdapterError, Fault
@@ -85,6 +85,7 @@ class Source:
         self.paused = False
         self._port, self._clock = port, bounds.clock
         self.settling = Settling(self, port.settled)
+        self.settle, self.noted = self.settling.add, self.settling.note
         self._backoff = port.backoff()
         self._epochs: set[Epoch] = set()
         self._room: asyncio.Future[None] | None = None
@@ -169,7 +170,7 @@ class Source:
         """Return how many may be received: 0 only serves the client, -1 is the end."""
         free = self.window - len(self.held)
         enough = max(1, self.window // 4)
-        if self.paused:
+        if self.paused or self.settling.refused:
             await self._wait_room(SERVE, self.window + 1)
             free = 0
         elif free < enough:
@@ -251,20 +252,14 @@ class Source:
         """A batch is in hand: see that its leases are kept."""
         self.settling.arrived()
 
-    def settle(self, item: Item, verdict: Verdict, delay: float = 0.0) -> None:
-        """Queue a settlement."""
-        self.settling.add(item, verdict, delay)
-
-    def noted(self, item: Item) -> None:
-        """Have the adapter keep that the item failed, where it can."""
-        self.settling.note(item)
-
     def forget(self, item: Item) -> None:
         """Free an item's place."""
-        if item in self.held:
-            del self.held[item]
+        if self.held.pop(item, GONE) is None:
             item.state = GONE
-            item.delivery.epoch.settled()
+            epoch = item.delivery.epoch
+            epoch.held -= 1
+            if not epoch.held:
+                epoch.settled(0)
             if self._room is not None and self.window - len(self.held) >= self._enough:
                 self._open_room()
 

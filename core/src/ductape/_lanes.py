@@ -51,14 +51,12 @@ class Item(msgspec.Struct, eq=False):
     certain: bool = True
     lane: str | None = None
     state: int = READY
-    since: float = 0.0
-    """When its handler started, on the client's clock."""
     verdict: Verdict = Verdict.ACK
     delay: float = 0.0
 
 
 class Lanes:
-    """Ready items, key lanes and parked items. A lane's first item is its head; the others wait until it is finished."""
+    """Ready items, key lanes and parked items. A lane's first item is its head; the others wait until it is done."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever an item became ready."""

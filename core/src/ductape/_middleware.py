@@ -46,9 +46,9 @@ class SubscriberSite(msgspec.Struct, frozen=True, kw_only=True):
 class Middleware:
     """The base of middleware; override what is needed. Any object with these methods will do.
 
-    `publisher` and `subscriber` are called once, when a publisher or subscription opens; returning `next` costs nothing.
-    Retries and dead letters happen outside, so that every attempt passes through. What a handler raises decides about
-    its message, so re-raise it.
+    `publisher` and `subscriber` are called once, when a publisher or subscription opens; returning `next` costs
+    nothing. Retries and dead letters happen outside, so that every attempt passes through. What a handler raises
+    decides about its message, so re-raise it.
     """
 
     def publisher(self, next: Publishing, site: PublisherSite) -> Publishing:

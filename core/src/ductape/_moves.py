@@ -64,14 +64,13 @@ class Moves:
         task.add_done_callback(self._tasks.discard)
 
     async def _move(self, item: Item, purpose: Purpose, record: Outgoing, reason: str) -> None:
-        size = len(record.body) + sum(len(name) + len(value) for name, value in record.headers.items())
         stored = ""
         while item.delivery.epoch.alive:
             try:
                 outbox, can = await self._outbox(purpose)
                 if record.delay > can.send_delay:  # its receiver keeps to NOT_BEFORE for the rest
                     record = msgspec.structs.replace(record, delay=can.send_delay)
-                await outbox.publish(record, size, self._clock.now() + DEADLINE)
+                await outbox.publish(record, self._clock.now() + DEADLINE)
             except (PublishError, AdapterError) as error:
                 self.error = error
                 log.error("group %s: %s copy of %s not stored: %s", self._group, purpose.value, record.id, error)
@@ -109,7 +108,8 @@ class Moves:
         delivery = item.delivery
         id = headers.setdefault(h.ID, ids.next())
         dedup = f"{id}~{item.attempt}~{self._clock.time():.3f}"
-        return Outgoing(delivery.body, headers, id, delivery.key, delay, dedup, delivery)
+        size = len(delivery.body) + sum(len(name) + len(value) for name, value in headers.items())
+        return Outgoing(delivery.body, headers, id, delivery.key, delay, dedup, delivery, size)
 
     async def calm(self, seconds: float) -> None:
         """Wait for the moves under way, for at most `seconds`; end the others. Their originals stay."""

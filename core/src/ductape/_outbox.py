@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from math import inf
 
 import msgspec
 
@@ -56,9 +57,13 @@ class Outbox:
         self._lanes: list[Lane] = []
         self._own: dict[Hashable, Lane] | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._sweeping = False
+        self.open = False
+        """A record can be put at once."""
+        self._only: Lane | None = None
+        self._swept = inf
+        """When the sweep after the next is; infinite while nothing waits."""
 
-    async def publish(self, record: Outgoing, size: int, deadline: float) -> Stored:
+    async def publish(self, record: Outgoing, deadline: float) -> Stored:
         """Store a record before `deadline`.
 
         Raises:
@@ -67,12 +72,7 @@ class Outbox:
         """
         if not self.open:
             await self.admit(deadline)
-        return await self.put(record, size, deadline)
-
-    @property
-    def open(self) -> bool:
-        """The outbox can take a record at once."""
-        return bool(self._lanes) and not self._waiters and not self._full
+        return await self.put(record, deadline)
 
     async def admit(self, deadline: float) -> None:
         """Wait until a record may be put: the sender is open, and there is room."""
@@ -81,26 +81,34 @@ class Outbox:
         if self._waiters or self._full:
             await self._room(deadline)
 
-    def put(self, record: Outgoing, size: int, deadline: float) -> asyncio.Future[Stored]:
+    def put(self, record: Outgoing, deadline: float) -> asyncio.Future[Stored]:
         """Queue a record that was admitted; the future brings the broker's answer, or a `PublishError`."""
         future: asyncio.Future[Stored] = self._new_future()
-        item = Pending(record, future, size, deadline)
+        item = Pending(record, future, deadline)
         self.pending += 1
-        self.pending_bytes += size
-        lane = self._lanes[0] if len(self._lanes) == 1 and self._own is None else self._choose(record)
+        self.pending_bytes += record.size
+        if self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes:
+            self.open = False
+        lane = self._only if self._only is not None else self._choose(record)
         lane.queue.append(item)
-        lane.kick()
-        if not self._sweeping:
-            self._sweeping = True
-            self.clock.call_later(SWEEP, self._sweep)
-        left = deadline - self.clock.now()
-        if left < 2 * SWEEP:
-            self.clock.call_later(left, self._expire_one, item)
+        if not lane.busy:
+            lane.kick()
+        if deadline < self._swept:  # before the sweep after the next
+            self._attend(item)
         return future
 
+    def _attend(self, item: Pending) -> None:
+        """See that a record's deadline is looked at: by the sweep, and by a timer of its own if it is near."""
+        now = self.clock.now()
+        if self._swept == inf:
+            self._swept = now + 2 * SWEEP
+            self.clock.call_later(SWEEP, self._sweep)
+        if item.deadline < self._swept:
+            self.clock.call_later(item.deadline - now, self._expire_one, item)
+
     def _choose(self, record: Outgoing) -> Lane:
-        if self._own is not None and self.keeper.sender is not None:
-            own = self.keeper.sender.lane(record)
+        if self._own is not None and self.keeper.last is not None:
+            own = self.keeper.last.lane(record)
             if own is not None:
                 lane = self._own.get(own)
                 if lane is None:
@@ -122,6 +130,7 @@ class Outbox:
     async def _room(self, deadline: float) -> None:
         waiter: asyncio.Future[None] = self._new_future()
         self._waiters.append(waiter)
+        self.open = False
         if await wait_until(waiter, self.clock, deadline):
             return
         waiter.cancel()
@@ -143,6 +152,7 @@ class Outbox:
             if not waiter.done():
                 waiter.set_result(None)
                 number -= 1
+        self.open = bool(self._lanes) and not self._waiters and not self._full
 
     # -- answers: what lanes call, once a batch
 
@@ -164,7 +174,7 @@ class Outbox:
                     item.ambiguous |= answer.fault is Fault.AMBIGUOUS
                     again.append(item)
                     continue
-            size += item.size
+            size += item.record.size
         self.error = error
         self.stored += len(batch) - len(again) - refused
         self._left(len(batch) - len(again), size)
@@ -172,7 +182,7 @@ class Outbox:
 
     def forget(self, item: Pending) -> None:
         """Count an item off that nobody waits for."""
-        self._left(1, item.size)
+        self._left(1, item.record.size)
 
     def _fail(self, item: Pending, code: str, why: str) -> None:
         """Tell a caller that its message is not confirmed."""
@@ -198,8 +208,9 @@ class Outbox:
             for item in lane.queue:
                 if item.deadline <= now:
                     self._expire(item, False)
-        self._sweeping = self.pending > 0
-        if self._sweeping:
+        self._swept = inf
+        if self.pending:
+            self._swept = now + 2 * SWEEP
             self.clock.call_later(SWEEP, self._sweep)
 
     def _expire_one(self, item: Pending) -> None:
@@ -238,6 +249,9 @@ class Outbox:
             self._lanes = [Lane(self) for _ in range(calls)]
             if type(sender).lane is not Sender.lane:
                 self._own, self.slots = {}, asyncio.Semaphore(calls)
+            elif calls == 1:
+                self._only = self._lanes[0]
+            self.open = True
 
     def _not_open(self, code: str, error: BaseException | None) -> PublishError:
         self.failed += 1

@@ -55,7 +55,7 @@ class PublisherParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Publisher(Generic[T]):
-    """A publisher of one event. Get one with ``event.publisher(…)`` for a hot path; `event.publish` keeps one for you."""
+    """A publisher of one event. ``event.publisher(…)`` gives one for a hot path; `event.publish` keeps one for you."""
 
     def __init__(self, parts: PublisherParts) -> None:
         """Assemble a publisher. For the kernel."""
@@ -101,41 +101,41 @@ class Publisher(Generic[T]):
         outbox = self._outbox
         if self._can is None or not outbox.open:
             await self._admit(deadline)
-        draft = self._draft(message, id, key, headers, session, delay)
+        body, sent, id, size = self._prepare(message, id, headers, session, delay)
         if self._chain is not None:
-            draft.deadline = deadline
-            return await self._chain(draft)
-        stored = await outbox.put(_record(draft), draft.size, deadline)
-        return Receipt(self.event, draft.id, stored.position, stored.duplicate)
+            return await self._chain(Message(self.event, message, body, sent, id, key, delay, deadline))
+        stored = await outbox.put(Outgoing(body, sent, id, key, delay, id, None, size), deadline)
+        return Receipt(self.event, id, stored.position, stored.duplicate)
 
-    def _draft(
+    def _prepare(
         self,
         payload: T,
         id: str | None,
-        key: str | None,
         headers: Mapping[str, str] | None,
         session: SessionLike | None,
         delay: float,
-    ) -> Message:
-        """Make a message of a payload; raises `PayloadError` or `CapabilityError`."""
+    ) -> tuple[bytes, dict[str, str], str, int]:
+        """Return body, headers, id and size of a message; raises `PayloadError` or `CapabilityError`."""
         body, content_type = self._encode(payload)
         if id is None:
             id = ids.next()
         sent = {h.EVENT: self.event, h.ID: id, h.CONTENT_TYPE: content_type}
-        draft = Message(self.event, payload, body, sent, id, key, delay, len(body) + OVERHEAD)
+        size = len(body) + OVERHEAD
         if headers is not None or session is not None:
-            draft.size += self._add(sent, headers, session)
-        if draft.size > self._most or delay:
-            self._check(draft)
-        return draft
+            size += self._add(sent, headers, session)
+        if size > self._most or delay:
+            self._check(size, len(body), delay)
+        return body, sent, id, size
 
     async def _send(self, message: Message) -> Receipt:
         """The innermost of the middleware, which may have added headers: to the outbox."""
-        message.size = len(message.body) + sum(len(name) + len(value) for name, value in message.headers.items())
-        if message.size > self._most:
-            self._check(message)
-        stored = await self._outbox.publish(_record(message), message.size, message.deadline)
-        return Receipt(self.event, message.id, stored.position, stored.duplicate)
+        body, headers, id = message.body, message.headers, message.id
+        size = len(body) + 40 * len(headers) + len("".join(headers.values()))
+        if size > self._most:
+            self._check(size, len(body), 0.0)
+        record = Outgoing(body, headers, id, message.key, message.delay, id, None, size)
+        stored = await self._outbox.publish(record, message.deadline)
+        return Receipt(self.event, id, stored.position, stored.duplicate)
 
     async def publish_many(
         self,
@@ -170,18 +170,19 @@ class Publisher(Generic[T]):
                 if self._can is None or not self._outbox.open:
                     await self._collect(part, results)
                     await self._admit(deadline)
-                draft = self._draft(message, None, key(message) if key is not None else None, headers, session, 0.0)
+                chosen = key(message) if key is not None else None
+                body, sent, id, size = self._prepare(message, None, headers, session, 0.0)
             except (DuctapeError, TypeError, KeyError, AttributeError) as error:
                 await self._collect(part, results)
                 results.append(error)
                 continue
-            draft.deadline = deadline
             sending: Awaitable[Stored | Receipt]
             if self._chain is None:
-                sending = self._outbox.put(_record(draft), draft.size, deadline)
+                sending = self._outbox.put(Outgoing(body, sent, id, chosen, 0.0, id, None, size), deadline)
             else:
-                sending = asyncio.ensure_future(self._chain(draft))
-            part.append((draft.id, sending))
+                out = Message(self.event, message, body, sent, id, chosen, 0.0, deadline)
+                sending = asyncio.ensure_future(self._chain(out))
+            part.append((id, sending))
             if len(part) >= MANY:
                 await self._collect(part, results)
         await self._collect(part, results)
@@ -224,17 +225,16 @@ class Publisher(Generic[T]):
             limits = [limit for limit in (can.max_message, can.max_body) if limit is not None]
             self._most = min((max(limit - RESERVE, limit // 2) for limit in limits), default=1 << 62) - 1024
 
-    def _check(self, message: Message) -> None:
+    def _check(self, size: int, body: int, delay: float) -> None:
         """Refuse what the channel cannot take."""
         can = self._can or Capabilities()
-        size, body, delay = message.size, len(message.body), message.delay
         if delay < 0:
             raise PayloadError("OPTION_INVALID", f"{self.event}: delay={delay!r}: it is seconds from now.")
         if delay > can.send_delay:
             longest = f"{can.send_delay:g} s at most" if can.send_delay else "nothing"
             raise CapabilityError(
                 "CAPABILITY_MISSING",
-                f"{self.event}: the provider delays {longest}, not {delay:g} s. Publish later, or use another provider.",
+                f"{self.event}: the provider delays {longest}, not {delay:g} s. Publish later, or choose another one.",
                 capability="send_delay",
             )
         most = None if can.max_message is None else max(can.max_message - RESERVE, can.max_message // 2)
@@ -243,7 +243,7 @@ class Publisher(Generic[T]):
         if most is not None and size > most:
             raise MessageTooLarge(
                 "MESSAGE_TOO_LARGE",
-                f"{self.event}: {size} bytes, and the channel takes {most}. Store the content elsewhere and publish where.",
+                f"{self.event}: {size} bytes, and the channel takes {most}. Publish where the content is stored.",
                 size=size,
                 limit=most,
             )
@@ -297,11 +297,6 @@ def _session(session: SessionLike, event: str) -> Session:
         if not isinstance(value, str) or not value or "\n" in value or "\r" in value:
             raise PayloadError("HEADER_INVALID", f"{event}: session.{name} is a text without line breaks.")
     return Session(given["tag"], given["token"])
-
-
-def _record(message: Message) -> Outgoing:
-    id = message.id
-    return Outgoing(message.body, message.headers, id, message.key, message.delay, id)
 
 
 def closed(what: str) -> StateError:

@@ -38,7 +38,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """A physical topic, queue, stream or subject, and everything the adapter is told about it.
 
     An adapter maps `name`, `purpose` and `group` to names that its broker allows. For the derived channels of group
-    ``billing`` on ``orders`` that is ``orders.billing.retry`` and ``orders.billing.dead``, as near as the broker allows.
+    ``billing`` on ``orders`` that is ``orders.billing.retry`` and ``orders.billing.dead``, as near as it can.
     """
 
     name: str
@@ -73,6 +73,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """What deduplicating brokers compare; constant across resends, different for every copy of one message."""
     origin: Delivery | None = None
     """A copy of this delivery (RETRY, DEAD): keep what body, headers and key cannot say."""
+    size: int = 0
+    """Bytes of body and headers, about: what `Limits.bytes` bounds."""
 
     def __repr__(self) -> str:
         return f"<Outgoing id={self.id} {len(self.body)} bytes>"
@@ -148,7 +150,7 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     order: Order = Order.NONE
     """With an order, redeliveries after a takeover come first and as stored; an adapter that cannot claims less."""
     start: str | None = None
-    """For a group that does not exist yet: ``earliest``, ``latest``, an RFC 3339 instant, or None: what the broker can."""
+    """For a group that does not exist yet: ``earliest``, ``latest``, an RFC 3339 instant; None: what the broker can."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,6 @@ class Pending(msgspec.Struct, eq=False):
 
     record: Outgoing
     future: asyncio.Future[Stored]
-    size: int
     deadline: float
     ambiguous: bool = False
     error: AdapterError | None = None
@@ -43,6 +42,8 @@ class Keeper:
     ) -> None:
         self.limits = Limits()
         self.sender: Sender | None = None
+        self.last: Sender | None = None
+        """The last one that was open: it still knows the broker's lanes while another is opened."""
         self.error: AdapterError | None = None
         """Why the last opening failed; None once one went well."""
         self._open_sender, self._declare, self._bounds = open_sender, declare, bounds
@@ -62,7 +63,8 @@ class Keeper:
         except AdapterError as error:
             self.error = error
             raise
-        self.sender, self.limits, self.error = sender, sender.limits, None
+        self.sender = self.last = sender
+        self.limits, self.error = sender.limits, None
         self._declared = self._bounds.clock.now()
         return sender
 
@@ -117,7 +119,7 @@ class Owner(Protocol):
 class Lane:
     """One call at a time. Its task lives as long as the outbox; one whose call overstays is replaced."""
 
-    __slots__ = ("_backoff", "_idle", "_loop", "_owner", "_task", "_turn", "calling", "flight", "queue")
+    __slots__ = ("_backoff", "_idle", "_loop", "_owner", "_task", "_turn", "busy", "calling", "flight", "queue")
 
     def __init__(self, owner: Owner) -> None:
         self.queue: deque[Pending] = deque()
@@ -125,6 +127,8 @@ class Lane:
         """Cut for a call, and not answered."""
         self.calling = False
         """The call is under way: what is in flight may be stored."""
+        self.busy = False
+        """The task is at work, and will look at the queue by itself."""
         self._owner, self._loop = owner, asyncio.get_running_loop()
         self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -133,6 +137,7 @@ class Lane:
 
     def kick(self) -> None:
         """See that the queue is served."""
+        self.busy = True
         if self._idle is not None:
             if not self._idle.done():
                 self._idle.set_result(None)
@@ -161,7 +166,7 @@ class Lane:
                 self._backoff = FIRST_BACKOFF
 
     async def _wait(self) -> None:
-        self._idle = self._loop.create_future()
+        self._idle, self.busy = self._loop.create_future(), False
         try:
             await self._idle
         finally:
@@ -177,7 +182,7 @@ class Lane:
             if item.future.done():
                 self._owner.forget(queue.popleft())
                 continue
-            room -= item.size
+            room -= item.record.size
             if room < 0 and batch:
                 break
             batch.append(queue.popleft())

@@ -95,6 +95,11 @@ class Settling:
         """Nothing is to be settled."""
         return not self._queue and not self._busy
 
+    @property
+    def refused(self) -> bool:
+        """The broker refuses to settle until an operator mends it: receiving more would only pile up."""
+        return self.error is not None and self.error.fault is Fault.CONFIG
+
     async def flush(self, seconds: float) -> bool:
         """Settle what is queued without lingering, for at most `seconds`; tell whether all is answered."""
         self._hurry = True

@@ -77,18 +77,50 @@ class Workers:
             worker.task = asyncio.get_running_loop().create_task(self._work(worker))
 
     async def _work(self, worker: _Worker) -> None:
-        single = self._batch == 1
+        handle, now, single = self._handle, self._clock.now, self._batch == 1
         while True:
             item = self._lanes.next() if self._lanes is not None and not self._paused else None
             if item is None:
-                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._idle.append(waiter)
-                await waiter
+                await self._wait()
                 continue
             item.state = RUNNING
-            items = (item,) if single else await self._fill(item)
-            if items:
-                await self._run(worker, items)
+            items: Sequence[Item] = (item,) if single else await self._fill(item)
+            if not items:
+                continue
+            worker.items, worker.since = items, now()
+            self.running += 1
+            if self._timeout is not None and not self._sweeping:
+                self._sweep()
+            failure: BaseException | None = None
+            try:
+                await handle(items)
+            except Exception as error:
+                failure = error
+            except asyncio.CancelledError:
+                if not worker.expired:
+                    self._left(worker)
+                    raise
+                text = f"the handler ran longer than {self._timeout:g} s and was ended."
+                failure = HandlerTimeout("HANDLER_TIMEOUT", text)
+            self._left(worker)
+            self._outcome(items, failure)
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        await waiter
+
+    def _left(self, worker: _Worker) -> None:
+        """A handler returned, or was ended."""
+        self.handled += len(worker.items)
+        self.running -= 1
+        worker.items = ()
+        if worker.expired:
+            worker.expired = False
+            if worker.task is not None:
+                worker.task.uncancel()
+        if not self.running and self._calm is not None and not self._calm.done():
+            self._calm.set_result(None)
 
     async def _fill(self, first: Item) -> list[Item]:
         """Gather a batch around its first item."""
@@ -111,37 +143,6 @@ class Workers:
                 return
             item.state = RUNNING
             items.append(item)
-
-    async def _run(self, worker: _Worker, items: Sequence[Item]) -> None:
-        now = self._clock.now()
-        worker.items, worker.since = items, now
-        for item in items:
-            item.since = now
-        self.running += 1
-        if self._timeout is not None and not self._sweeping:
-            self._sweep()
-        failure: BaseException | None = None
-        try:
-            await self._handle(items)
-        except Exception as error:
-            failure = error
-        except asyncio.CancelledError:
-            if not worker.expired:
-                raise
-            failure = HandlerTimeout(
-                "HANDLER_TIMEOUT", f"the handler ran longer than {self._timeout:g} s and was ended."
-            )
-        finally:
-            worker.items = ()
-            self.running -= 1
-            if not self.running and self._calm is not None and not self._calm.done():
-                self._calm.set_result(None)
-        if worker.expired:
-            worker.expired = False
-            assert worker.task is not None
-            worker.task.uncancel()
-        self.handled += len(items)
-        self._outcome(items, failure)
 
     # -- timeouts
 

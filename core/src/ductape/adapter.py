@@ -142,7 +142,7 @@ class Connection(ABC):
         """Return what holds for this channel here; None: what the adapter states. Called after `declare`."""
         return None
 
-    async def declare(self, channel: Channel) -> None:
+    async def declare(self, channel: Channel) -> None:  # noqa: B027 - a broker may have nothing to declare
         """Create the channel and its group if they are missing and `Site.create` allows it; else verify. Idempotent.
 
         Called before every `sender` and `receiver`, reopening included, with every group of the topic, and again every
@@ -152,11 +152,11 @@ class Connection(ABC):
             AdapterError: ``CONFIG`` if it is missing and may not be created.
         """
 
-    async def check(self) -> None:
+    async def check(self) -> None:  # noqa: B027 - a broker may have nothing to ask
         """Make one cheap round trip that disturbs nothing; raise `AdapterError` if it fails."""
 
-    async def close(self) -> None:
-        """Close; idempotent. Senders and receivers are closed before."""
+    async def close(self) -> None:  # noqa: B027 - a client may have nothing to close
+        """Close; idempotent. What was opened from it and is still called raises ``LOST`` from then on."""
 
     def unwrap(self, kind: type[T]) -> T:
         """Return the native object of this type; the adapter's README lists the types."""
@@ -183,7 +183,7 @@ class Sender(ABC):
             One answer per record, in order.
         """
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - a client may have nothing to close
         """Close; idempotent."""
 
 
@@ -225,7 +225,7 @@ class Receiver(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Make durable what was settled, hand back what is still inside, leave the group, end the epochs. Idempotent."""
+        """Make durable what was settled, hand back what is inside, leave the group, end the epochs; idempotent."""
 
 
 class Measurable(ABC):

@@ -1,0 +1,101 @@
+"""Which broker, adapter, connection and channel belongs to an event: worked out from the catalog, once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ._bounds import Bounds
+from ._catalog import Catalog
+from ._codec import Codecs
+from ._config import read_config
+from ._connections import Link
+from ._handling import Verify
+from ._outbox import Pressure
+from ._places import Place, locate
+from ._registry import Registry
+from .adapter import Adapter, Site
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client was made with."""
+
+    product: str
+    env: str
+    catalog: Catalog
+    registry: Registry
+    middleware: Sequence[object]
+    codecs: Codecs
+    sessions: Mapping[str, Verify]
+    deadline: float
+    grace: float
+    pressure: Pressure
+    environ: Mapping[str, str]
+    substitute: Callable[[str], Adapter[Any]] | None = None
+    """Gives the adapter for every provider, and configs are not read: for tests."""
+
+
+class Atlas:
+    """The places of events, and the links to their brokers."""
+
+    def __init__(self, settings: Settings, bounds: Bounds) -> None:
+        """Begin empty."""
+        self.links: dict[tuple[str, str], Link] = {}
+        self._settings, self._bounds = settings, bounds
+        self._adapters: dict[str, Adapter[Any]] = {}
+        self._places: dict[tuple[str, str], Place] = {}
+
+    async def place(self, event: str, env: str | None = None) -> Place:
+        """Work out where an event lives; raises `CatalogError` or `ConfigError`."""
+        env = env or self._settings.env
+        place = self._places.get((event, env))
+        if place is None:
+            catalog = self._settings.catalog
+            topic = await catalog.topic(event)
+            link = await self.link(topic.broker, env)
+            place = locate(topic, link, env=env, environ=self._settings.environ)
+            siblings = [
+                locate(each, link, env=env, environ=self._settings.environ).channel.name
+                for each in await catalog.topics(topic.broker)
+            ]
+            if siblings.count(place.channel.name) > 1:
+                place = msgspec.structs.replace(place, alone=False)
+            self._places[event, env] = place
+        return place
+
+    async def link(self, tag: str, env: str | None = None) -> Link:
+        """Return the link to a broker; raises `CatalogError` or `ConfigError`."""
+        env = env or self._settings.env
+        link = self.links.get((tag, env))
+        if link is None:
+            settings = self._settings
+            broker = await settings.catalog.broker(tag)
+            chosen = broker.env(env)
+            where = f"broker {tag!r}, env {env!r}"
+            adapter = self._adapter(chosen.type, where)
+            raw = chosen.config if settings.substitute is None else {}
+            config = read_config(raw, adapter.config, where=where, environ=settings.environ)
+            site = Site(
+                product=settings.product,
+                env=env,
+                broker=tag,
+                clock=self._bounds.clock,
+                log=logging.getLogger(f"ductape.adapter.{chosen.type.lower()}"),
+                create=chosen.create,
+            )
+            link = self.links[tag, env] = Link(chosen.type, adapter, config, site, self._bounds)
+        return link
+
+    def _adapter(self, provider: str, where: str) -> Adapter[Any]:
+        adapter = self._adapters.get(provider)
+        if adapter is None:
+            substitute = self._settings.substitute
+            if substitute is not None:
+                adapter = substitute(provider)
+            else:
+                adapter = self._settings.registry.adapter(provider, where=where)
+            self._adapters[provider] = adapter
+        return adapter

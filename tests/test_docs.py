@@ -1,0 +1,481 @@
+"""README, documentation and examples are tried: every Python block runs, every quoted output is compared.
+
+Blocks of one page share names and one event loop; a bare ``await`` is allowed, as in ``python -m asyncio``. A block with a
+title is also written to a file of that name. A ``text`` block right after a Python block is what it prints; ``…`` stands for
+anything within a line, or, alone on a line, for any number of lines. ``REDIS_URL`` is the server's address.
+
+``python tests/test_docs.py`` writes the generated tables anew.
+"""
+
+import ast
+import asyncio
+import contextlib
+import functools
+import importlib
+import inspect
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+import ductape
+import ductape.adapter
+import ductape.errors
+import ductape.sync
+import ductape.types
+from ductape._headers import HEADERS
+from ductape._options import SubscribeOptions
+from ductape.adapter import Capabilities
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "core" / "README.md"]
+FENCE = re.compile(r"^```(?P<lang>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+AWAIT_LINE = "Blocks with a bare `await`"
+
+
+class Block(NamedTuple):
+    """One fenced block of a page."""
+
+    lang: str
+    title: str
+    code: str
+    line: int
+    adjacent: bool
+    """Nothing but blank lines stands between it and the block before."""
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    found, end = [], 0
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code"))
+        adjacent = bool(found) and not text[end : match.start()].strip()
+        found.append(Block(match["lang"], match["title"] or "", match["code"], line, adjacent))
+        end = match.end()
+    return found
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def needs_redis(page: Path) -> bool:
+    return any(
+        "REDIS" in block.code for block in blocks(page) if block.lang in ("python", "toml") and "# not run" not in block.code
+    )
+
+
+# ---------------------------------------------------------------- running a page
+
+
+class Page:
+    """Runs the blocks of one page, in order."""
+
+    def __init__(self, page: Path, replaced: dict[str, str]) -> None:
+        self.page, self.replaced = page, replaced
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+
+    def run(self) -> None:
+        with asyncio.Runner() as runner:
+            try:
+                printed = ""
+                for block in blocks(self.page):
+                    if block.title:
+                        Path(block.title).write_text(block.code)
+                    if block.lang == "python":
+                        printed = self.block(block, runner)
+                    elif block.lang == "text" and block.adjacent:
+                        self.compare(block, printed)
+            finally:
+                for each in list(self.names.values()):
+                    if isinstance(each, ductape.Ductape):
+                        runner.run(each.close())
+                    elif isinstance(each, ductape.sync.Ductape):
+                        each.close()
+
+    def block(self, block: Block, runner: asyncio.Runner) -> str:
+        code = block.code
+        for old, new in self.replaced.items():
+            code = code.replace(old, new)
+        # Blank lines in front, so that a traceback names the line of the page.
+        compiled = compiled_block("\n" * block.line + code, str(self.page))
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            if compiled.co_flags & inspect.CO_COROUTINE:
+                coroutine = eval(compiled, self.names)
+                runner.run(served(coroutine) if ".serve()" in code else coroutine)
+            else:
+                exec(compiled, self.names)
+        return out.getvalue()
+
+    def compare(self, block: Block, printed: str) -> None:
+        lines = [re.escape(line).replace("…", "[^\n]*") if line != "…" else "(?:[^\n]*\n)*?[^\n]*" for line in block.code.splitlines()]
+        wanted = "\n".join(lines)
+        assert re.fullmatch(wanted, printed.rstrip("\n")), f"{name_of(self.page)}:{block.line}\nprinted:\n{printed}"
+
+
+def compiled_block(code: str, name: str) -> CodeType:
+    compiled: CodeType = compile(code, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    return compiled
+
+
+async def served(coroutine: Any) -> None:
+    """Runs a block that serves until a signal, and gives it one when it listens."""
+
+    async def interrupt() -> None:
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    interrupting = asyncio.ensure_future(interrupt())
+    await coroutine
+    await interrupting
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not needs_redis(page)], ids=name_of)
+def test_page_runs(page: Path, folder: Path) -> None:
+    Page(page, {}).run()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if needs_redis(page)], ids=name_of)
+def test_page_runs_on_redis(page: Path, folder: Path, redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    local = {'"host": "localhost", "port": 6379': f'"host": "{redis_server.host}", "port": {redis_server.port}'}
+    Page(page, local).run()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_bare_await_is_explained(page: Path) -> None:
+    code = [block.code for block in blocks(page) if block.lang == "python"]
+    bare = any(compiled_block(each, name_of(page)).co_flags & inspect.CO_COROUTINE for each in code)
+    assert bare == (AWAIT_LINE in page.read_text())
+
+
+# ---------------------------------------------------------------- examples
+
+
+def start(*arguments: str, **env: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "error", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env={**os.environ, **env})
+
+
+def finished(process: "subprocess.Popen[str]") -> str:
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    return out
+
+
+def test_demo() -> None:
+    begin = time.monotonic()
+    out = finished(start("examples/demo.py", DUCTAPE_DEMO_REDIS=""))
+    assert time.monotonic() - begin < 10
+    assert "\x1b" not in out
+    assert out.count("A-3  exhausted after 3: LookupError: no customer 'eve'") == 2
+    assert out.count("replayed to billing alone") == 2
+    assert out.splitlines()[-2].split()[-6:] == ["4", "4", "4", "1", "1", "buffered"]
+    assert out.splitlines()[-1].split()[-6:] == ["4", "4", "4", "1", "1", "stored"]
+
+
+def test_demo_on_redis(redis_server: Any) -> None:
+    out = finished(start("examples/demo.py", DUCTAPE_DEMO_REDIS=redis_server.url))
+    assert out.splitlines()[-1].split()[:7] == ["prd", "REDIS", "4", "4", "4", "1", "1"]
+
+
+def serve(*arguments: str, until: str, **env: str) -> str:
+    process = start(*arguments, **env)
+    assert process.stdout is not None
+    seen = ""
+    while until not in seen:
+        line = process.stdout.readline()
+        assert line, f"it ended: {seen}\n{process.communicate()[1]}"
+        seen += line
+    time.sleep(0.3)  # it may have answered before it served
+    process.send_signal(signal.SIGTERM)
+    return seen + finished(process)
+
+
+def test_the_missions_page_on_memory() -> None:
+    assert "Updated description; 1 topic" in serve("examples/mission.py", "local", until="{'orderId': '12345'}")
+
+
+def test_the_missions_page_on_redis(redis_server: Any) -> None:
+    env = {"REDIS_HOST": redis_server.host, "REDIS_PORT": str(redis_server.port)}
+    assert "Updated description; 1 topic" in serve("examples/mission.py", until="{'orderId': '12345'}", **env)
+
+
+def test_the_service_on_memory() -> None:
+    out = finished(start("examples/service.py"))
+    assert out.count("attempt 3") == 2
+    assert out.endswith("all handled\n")
+
+
+def test_the_service_on_redis(redis_server: Any) -> None:
+    out = finished(start("examples/service.py", APP_ENV="prd", REDIS_URL=redis_server.url))
+    assert out.count("attempt 3") == 2
+    assert out.endswith("all handled\n")
+
+
+# ---------------------------------------------------------------- what is said is there
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=name_of)
+def test_sessions_that_are_named_are_there(page: Path) -> None:
+    sessions = set(re.findall(r"^def (\w+)\(session: nox\.Session\)", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    named = re.findall(r"nox -s ((?:[a-z]+ ?)+)", page.read_text())
+    assert {word for words in named for word in words.split()} <= sessions
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "python -m pip install nox && nox -s demo\n" in text
+    assert "python -m pip install nox && nox -s tests\n" in text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert nav == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+# ---------------------------------------------------------------- public names
+
+DOORS = (ductape, ductape.adapter, ductape.errors, ductape.types, ductape.sync)
+
+
+@functools.cache
+def assigned_docs(source: str) -> set[str]:
+    """Names at the top of a module whose assignment is followed by a docstring."""
+    body = ast.parse(source).body
+    found = set()
+    for node, after in zip(body, body[1:], strict=False):
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def undocumented(module: Any) -> Iterator[str]:
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isclass(value):
+            if not vars(value).get("__doc__"):
+                yield name
+            for member, what in vars(value).items():
+                what = getattr(what, "__func__", what)
+                plain = inspect.isfunction(what) or isinstance(what, property)
+                if plain and not member.startswith("_") and not inspect.getdoc(getattr(value, member)):
+                    yield f"{name}.{member}"
+        elif inspect.isfunction(value):
+            if not value.__doc__:
+                yield name
+        else:
+            sources = [inspect.getsource(module)]
+            for imported in ast.walk(ast.parse(sources[0])):
+                if isinstance(imported, ast.ImportFrom) and imported.module and any(n.name == name for n in imported.names):
+                    sources.append(inspect.getsource(importlib.import_module(f"ductape.{imported.module}")))
+            if not any(name in assigned_docs(source) for source in sources):
+                yield name
+
+
+@pytest.mark.parametrize("module", DOORS, ids=lambda module: str(module.__name__))
+def test_every_public_name_has_a_docstring(module: Any) -> None:
+    assert list(undocumented(module)) == []
+
+
+@pytest.mark.parametrize("module", DOORS, ids=lambda module: str(module.__name__))
+def test_every_public_name_is_in_the_reference(module: Any) -> None:
+    text = "\n".join(page.read_text() for page in (DOCS / "reference").rglob("*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    missing = [name for name in module.__all__ if f"{module.__name__}.{name}" not in shown]
+    assert missing == [] or module.__name__ in shown
+    for each in shown:
+        found: Any = importlib.import_module(".".join(each.split(".")[:2]) if each != "ductape" else each) if each in {
+            door.__name__ for door in DOORS
+        } else functools.reduce(getattr, each.split(".")[1:], ductape)
+        assert found is not None
+
+
+# ---------------------------------------------------------------- generated tables
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def head(*cells: str) -> str:
+    return row(*cells) + "|" + "---|" * len(cells) + "\n"
+
+
+def header_table() -> str:
+    rows = (row(f"`{each.name}`", each.meaning, each.type, f"`{each.example}`") for each in HEADERS)
+    return head("header", "meaning", "type", "example") + "".join(rows)
+
+
+def option_table() -> str:
+    """Defaults of a subscription's options; what they mean stands in MEANINGS."""
+    rows = ""
+    for field in msgspec.structs.fields(SubscribeOptions):
+        default = "`Retry()`" if field.name == "retry" else f"`{field.default!r}`" if field.default is not None else ""
+        rows += row(f"`{field.name}`", default, MEANINGS[field.name])
+    return head("option", "default", "") + rows
+
+
+MEANINGS = {
+    "group": "whose share of the work this is; unset: the default group",
+    "concurrency": "handlers that run at a time",
+    "order": "`none`, `key` or `total`, at most what the topic was declared with; unset: that",
+    "prefetch": "messages in hand that are not settled; unset: twice what runs at a time, at least 64 (128 on a log)",
+    "retry": "a `Retry`, or the number of attempts",
+    "on_poison": "a body that cannot be read: `dead_letter`, `drop` or `stop`",
+    "on_unmatched": "an event of the group's channel that nobody here handles: `dead_letter`, `ignore` or `stop`",
+    "batch": "messages a call; the handler takes lists",
+    "batch_wait": "seconds to wait for a batch to fill",
+    "timeout": "seconds after which a handler is ended, which counts as a failure; unset: never",
+    "start": "where a new group begins: `earliest`, `latest` or a datetime; only where the provider keeps history",
+    "env": "another environment than the client's",
+    "product": "the client's product, if it is to be said",
+}
+
+
+def documented_fields(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Attribute docstrings of a Struct, as its source has them."""
+    [node] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(node, ast.ClassDef)
+    found = {}
+    for field, after in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(after.value.value).split()).replace("``", "`")
+    return found
+
+
+def config_table(kind: type[msgspec.Struct]) -> str:
+    meanings = documented_fields(kind)
+    annotations = {name: value for base in reversed(kind.__mro__) for name, value in getattr(base, "__annotations__", {}).items()}
+    rows = ""
+    for field in msgspec.structs.fields(kind):
+        default = field.default if field.default is not msgspec.NODEFAULT else {}
+        shown = "" if default is None else f"`{msgspec.json.encode(default).decode()}`"
+        rows += row(f"`{field.name}`", f"`{annotations[field.name]}`", shown, meanings.get(field.name, ""))
+    return head("field", "type", "default", "") + rows
+
+
+def capability_table(columns: dict[str, Capabilities]) -> str:
+    rows = ""
+    for field in msgspec.structs.fields(Capabilities):
+        values = [getattr(can, field.name) for can in columns.values()]
+        rows += row(f"`{field.name}`", *(capability(value) for value in values))
+    return head("capability", *columns) + rows
+
+
+def capability(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    name = getattr(value, "name", None)
+    if name is not None:
+        return str(name).lower()
+    return "any" if value == float("inf") else f"{value:,.0f}" if isinstance(value, int) else f"{value:g}"
+
+
+def memory_config() -> str:
+    return config_table(importlib.import_module("ductape_memory").MemoryConfig)
+
+
+def memory_capabilities() -> str:
+    memory = importlib.import_module("ductape_memory")
+    return capability_table({name: getattr(memory, name.upper()) for name in ("queue", "stream", "log", "lossy")})
+
+
+def redis_config() -> str:
+    return config_table(importlib.import_module("ductape_redis").RedisConfig)
+
+
+def redis_capabilities() -> str:
+    return capability_table({"stream": importlib.import_module("ductape_redis").RedisAdapter.capabilities})
+
+
+GENERATED: dict[tuple[str, str], Callable[[], str]] = {
+    ("headers.md", "headers"): header_table,
+    ("guide/subscribe.md", "options"): option_table,
+    ("providers/memory.md", "config"): memory_config,
+    ("providers/memory.md", "capabilities"): memory_capabilities,
+    ("providers/redis.md", "config"): redis_config,
+    ("providers/redis.md", "capabilities"): redis_capabilities,
+}
+
+
+def between(name: str) -> "re.Pattern[str]":
+    return re.compile(rf"(?<=<!-- begin {name} -->\n\n).*?(?=\n<!-- end {name} -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize(("page", "name"), GENERATED, ids="-".join)
+def test_generated_tables_are_up_to_date(page: str, name: str) -> None:
+    found = between(name).search((DOCS / page).read_text())
+    assert found is not None
+    assert found[0] == GENERATED[page, name](), "python tests/test_docs.py writes it anew"
+
+
+def codes_of_errors() -> dict[str, set[str]]:
+    """Codes by class, from the drawing at the top of `ductape.errors`."""
+    found: dict[str, set[str]] = {}
+    kind = ""
+    for line in str(ductape.errors.__doc__).splitlines():
+        names = re.findall(r"[A-Z]\w*", line)
+        if "──" in line:
+            kind = names.pop(0)
+        if kind and ("──" in line or line.lstrip().startswith("│")):
+            found.setdefault(kind, set()).update(name for name in names if re.fullmatch(r"[A-Z]+_?[A-Z_]+", name))
+    return found
+
+
+def test_every_error_code_is_explained() -> None:
+    page = (DOCS / "guide" / "errors.md").read_text()
+    told: dict[str, set[str]] = {}
+    for code, kind in re.findall(r"^\| `([A-Z_]+)` \| `(\w+)`", page, re.MULTILINE):
+        told.setdefault(kind, set()).add(code)
+    drawn = {kind: codes for kind, codes in codes_of_errors().items() if kind != "ManyFailed"}
+    assert told == drawn
+    assert all(hasattr(ductape.errors, kind) for kind in drawn)
+
+
+def test_every_code_that_is_raised_is_drawn() -> None:
+    core = Path(str(ductape.__file__)).parent
+    raised = set()
+    for path in core.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith(("Error", "TooLarge", "Timeout", "Overloaded")):
+                raised |= {
+                    each.value
+                    for each in node.args[:1]
+                    if isinstance(each, ast.Constant) and re.fullmatch(r"[A-Z]+_?[A-Z_]+", str(each.value))
+                }
+    assert raised <= set().union(*codes_of_errors().values())
+
+
+if __name__ == "__main__":
+    for (page, name), generate in GENERATED.items():
+        path = DOCS / page
+        path.write_text(between(name).sub(lambda _, table=generate(): table, path.read_text()))  # type: ignore[misc]
