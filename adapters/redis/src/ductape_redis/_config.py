@@ -1,0 +1,114 @@
+"""What an environment's config may say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from ductape.adapter import AdapterError, Fault, Secret, SecretUrl
+
+__all__ = ["RedisConfig", "Tls", "validate"]
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the connection is encrypted."""
+
+    ca: str | None = None
+    """Path of the certificates that vouch for the server; None: the system's."""
+    cert: str | None = None
+    """Path of the client's certificate."""
+    key: str | None = None
+    """Path of the client's key."""
+    verify: bool = True
+    """Check the server's certificate and name."""
+
+
+class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One Redis server, and how its streams are used."""
+
+    host: str = "localhost"
+    port: int = 6379
+    username: str | None = None
+    password: Secret | None = None
+    db: int = 0
+    url: SecretUrl | None = None
+    """``redis://``, ``rediss://`` or ``unix://``; instead of the fields above."""
+    tls: bool | Tls = False
+    mode: Literal["stream", "pubsub"] = "stream"
+    """``stream`` keeps messages for groups; ``pubsub`` gives them to whoever listens now and keeps nothing."""
+    channel: str | None = None
+    """The one stream or pub/sub channel, literally."""
+    group: str | None = None
+    """The default group."""
+    lease: float = 30.0
+    """Seconds after which a message whose consumer is silent goes to another member of its group."""
+    max_length: int | None = 10_000
+    """Settled entries that a stream keeps as history; None: all of them. Others are never dropped, however many."""
+    body_field: str | None = None
+    """The field that is the body in entries of producers that do not use ductape; None: their fields as JSON."""
+    native: Mapping[str, object] = {}
+    """Options for ``redis.asyncio.Redis``, as they are."""
+
+
+def validate(config: RedisConfig) -> None:
+    """Refuse what cannot be meant.
+
+    Args:
+        config: A config whose types are right.
+
+    Raises:
+        AdapterError: ``CONFIG``, naming the path.
+    """
+    problem = _url_problem(config) if config.url else _address_problem(config)
+    problem = problem or _stream_problem(config) or _tls_problem(config.tls)
+    if problem:
+        raise AdapterError(Fault.CONFIG, f"config.{problem}")
+
+
+def _url_problem(config: RedisConfig) -> str:
+    url = config.url.reveal() if config.url else ""
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return "url: begins with none of redis://, rediss://, unix://"
+    default = RedisConfig()
+    for field in ("host", "port", "db"):
+        if getattr(config, field) != getattr(default, field):
+            return f"{field}: config.url says where the server is; give one of them"
+    if config.tls and not url.startswith("rediss://"):
+        return "tls: config.url is not encrypted; write rediss://"
+    return ""
+
+
+def _address_problem(config: RedisConfig) -> str:
+    if not config.host:
+        return "host: is empty"
+    if not 0 < config.port < 65_536:
+        return f"port: {config.port} is not between 1 and 65535"
+    if config.db < 0:
+        return f"db: {config.db} is negative"
+    if config.username and config.password is None:
+        return "username: needs config.password"
+    return ""
+
+
+def _stream_problem(config: RedisConfig) -> str:
+    if not 0.2 <= config.lease <= 86_400:
+        return f"lease: {config.lease:g} is not between 0.2 and 86400 seconds"
+    if config.max_length is not None and config.max_length < 0:
+        return f"max_length: {config.max_length} is negative"
+    for field in ("channel", "group", "body_field"):
+        if getattr(config, field) == "":
+            return f"{field}: is empty"
+    if config.mode == "pubsub" and config.body_field:
+        return "body_field: pub/sub messages have no fields"
+    return ""
+
+
+def _tls_problem(tls: bool | Tls) -> str:
+    if isinstance(tls, Tls):
+        if tls.key and not tls.cert:
+            return "tls.key: needs config.tls.cert"
+        if tls.ca and not tls.verify:
+            return "tls.verify: false makes config.tls.ca useless; give one of them"
+    return ""

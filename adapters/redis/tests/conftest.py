@@ -1,0 +1,141 @@
+"""What the tests of this adapter share: connections to the real server, and short words for the contract's calls."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+import pytest
+import redis.asyncio
+
+from ductape.adapter import (
+    AdapterError,
+    Channel,
+    Connection,
+    Delivery,
+    Intake,
+    Outgoing,
+    Purpose,
+    Receiver,
+    SecretUrl,
+    Settlement,
+    Site,
+    Stored,
+    Verdict,
+)
+from ductape_redis import RedisAdapter, RedisConfig
+from tests.brokers.server import Server
+
+
+class LoopClock:
+    """The real time of the running loop."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time
+        self.time = time.time
+        self.call_later = loop.call_later
+        self.sleep = asyncio.sleep
+
+
+def site(*, create: bool = True, log: str = "ductape.adapter.redis") -> Site:
+    return Site(
+        product="shop", env="test", broker="orders", clock=LoopClock(), log=logging.getLogger(log), create=create
+    )
+
+
+class World:
+    """Connections to one server, closed when the test ends."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.url = server.url
+        self.stack = contextlib.AsyncExitStack()
+        self.raw: redis.asyncio.Redis = redis.asyncio.Redis.from_url(server.url, protocol=2)
+
+    async def connect(self, *, create: bool = True, url: str = "", **fields: object) -> Connection:
+        config = RedisConfig(url=SecretUrl(url or self.url), **fields)  # type: ignore[arg-type]  # tests name them
+        connection = await RedisAdapter().connect(config, site(create=create))
+        self.stack.push_async_callback(connection.close)
+        return connection
+
+    async def through(self, port: int, **fields: object) -> Connection:
+        parts = urlsplit(self.url)
+        return await self.connect(url=f"redis://127.0.0.1:{port}{parts.path}", **fields)  # type: ignore[arg-type]  # as above
+
+    async def acl(self, *words: str) -> None:
+        await self.raw.execute_command("ACL", *words)  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+
+    async def receiver(
+        self, connection: Connection, group: str = "billing", window: int = 64, **more: object
+    ) -> Receiver:
+        channel = Channel(name="orders", group=group, **more)  # type: ignore[arg-type]  # as above
+        await connection.declare(channel)
+        receiver = await connection.receiver(channel, Intake(group=group, window=window))
+        self.stack.push_async_callback(receiver.close)
+        return receiver
+
+
+@pytest.fixture
+async def world(redis_server: Server) -> AsyncIterator[World]:
+    world = World(redis_server)
+    await world.raw.flushall()
+    try:
+        yield world
+    finally:
+        await world.stack.aclose()
+        await world.raw.aclose()
+
+
+def event(group: str = "billing", **more: object) -> Channel:
+    return Channel(name="orders", group=group, **more)  # type: ignore[arg-type]  # as above
+
+
+def dead(group: str = "billing") -> Channel:
+    return Channel(name="orders", purpose=Purpose.DEAD, group=group)
+
+
+def record(number: int, **more: object) -> Outgoing:
+    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)  # type: ignore[arg-type]
+
+
+async def publish(connection: Connection, *records: Outgoing, channel: Channel | None = None) -> list[Stored]:
+    channel = channel or event()
+    await connection.declare(channel)
+    sender = await connection.sender(channel)
+    answers = await sender.send(records)
+    assert all(isinstance(answer, Stored) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, Stored)]
+
+
+async def take(receiver: Receiver, number: int, within: float = 5.0) -> list[Delivery]:
+    """Receives until `number` deliveries are there; fewer when the time is over."""
+    found: list[Delivery] = []
+    end = time.monotonic() + within
+    while len(found) < number and time.monotonic() < end:
+        found += await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
+    return found
+
+
+async def settle(
+    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
+) -> list[AdapterError | None]:
+    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
+
+
+async def patiently(call: Callable[[], Awaitable[object]], within: float = 20.0) -> object:
+    """Repeats what may fail while a server is away, as the kernel does."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            return await call()
+        except AdapterError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.05)
+
+
+def bodies(deliveries: Sequence[Delivery]) -> list[int]:
+    return sorted(int(delivery.body) for delivery in deliveries)
