@@ -57,12 +57,8 @@ class Atlas:
             topic = await catalog.topic(event)
             link = await self.link(topic.broker, env)
             place = locate(topic, link, env=env, environ=self._settings.environ)
-            siblings = [
-                locate(each, link, env=env, environ=self._settings.environ).channel.name
-                for each in await catalog.topics(topic.broker)
-            ]
-            if siblings.count(place.channel.name) > 1:
-                place = msgspec.structs.replace(place, alone=False)
+            if not place.alone and len(await catalog.topics(topic.broker)) == 1:
+                place = msgspec.structs.replace(place, alone=True)
             self._places[event, env] = place
         return place
 

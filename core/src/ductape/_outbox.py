@@ -162,10 +162,10 @@ class Outbox:
         size = refused = 0
         error: AdapterError | None = None
         for item, answer in zip(batch, answers, strict=True):
-            if type(answer) is Stored:
+            if isinstance(answer, Stored):
                 if not item.future.done():
                     item.future.set_result(answer)
-            elif isinstance(answer, AdapterError):
+            else:
                 error = item.error = answer
                 if answer.fault in (Fault.MESSAGE, Fault.CONFIG):
                     refused += 1

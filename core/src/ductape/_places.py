@@ -32,7 +32,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """The default group was derived from the topic: it is that topic's own cursor."""
     groups: tuple[str, ...]
     """The groups that are declared with the channel."""
-    alone: bool = True
+    alone: bool
     """No other topic of the broker shares the channel."""
 
     def private(self, purpose: Purpose, group: str) -> Channel:
@@ -74,6 +74,7 @@ def locate(topic: Topic, link: Link, *, env: str, environ: Mapping[str, str]) ->
         group=group,
         own_group=not (named and literal),
         groups=topic.groups or (group,),
+        alone=not literal or "{topic}" in str(literal),
     )
 
 

@@ -189,14 +189,16 @@ class Lane:
         return batch
 
     async def _call(self, batch: list[Pending]) -> Answers:
+        slots, turn = self._owner.slots, self._turn
+        if slots is not None:
+            await slots.acquire()
         try:
-            sender = await self._owner.keeper.ready()
+            return await self._send(await self._owner.keeper.ready(), batch)
         except AdapterError as error:
             return [error] * len(batch)
-        if self._owner.slots is None:
-            return await self._send(sender, batch)
-        async with self._owner.slots:
-            return await self._send(sender, batch)
+        finally:
+            if slots is not None and turn == self._turn:  # else it was given back when the call was given up
+                slots.release()
 
     async def _send(self, sender: Sender, batch: list[Pending]) -> Answers:
         owner = self._owner
@@ -206,7 +208,9 @@ class Lane:
         turn = self._turn
         try:
             answers = await sender.send([item.record for item in batch])
-        except Exception as raised:
+        except (Exception, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError) and _asked_to_end():
+                raise
             error = classified(raised)
             if error.fault is not Fault.TRANSIENT:
                 owner.keeper.discard(sender)
@@ -220,8 +224,10 @@ class Lane:
         if len(answers) != len(batch):
             owner.keeper.discard(sender)
             return [AdapterError(Fault.AMBIGUOUS, f"{len(answers)} answers to {len(batch)} records")] * len(batch)
-        if any(type(answer) is not Stored and _lost(answer) for answer in answers):
-            owner.keeper.discard(sender)
+        if any(type(answer) is not Stored for answer in answers):
+            answers = [_answer(answer) for answer in answers]
+            if any(_lost(answer) for answer in answers):
+                owner.keeper.discard(sender)
         return answers
 
     def _overstayed(self, turn: int, sender: Sender) -> None:
@@ -231,6 +237,8 @@ class Lane:
         self._turn += 1
         if self._task is not None:
             self._owner.bounds.keep(self._task)
+        if self._owner.slots is not None:
+            self._owner.slots.release()
         self._owner.keeper.discard(sender)
         error = AdapterError(Fault.AMBIGUOUS, f"no answer within {sender.limits.seconds:g} s")
         flight, self.flight, self.calling = self.flight, (), False
@@ -246,6 +254,19 @@ class Lane:
             self._owner.bounds.keep(self._task)
         else:
             self._task.cancel()
+
+
+def _asked_to_end() -> bool:
+    """Tell whether the running task is being cancelled; else a client cancelled its own call."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _answer(answer: object) -> Stored | AdapterError:
+    """Return an answer of the contract; any other may mean that the record is stored."""
+    if isinstance(answer, Stored | AdapterError):
+        return answer
+    return AdapterError(Fault.AMBIGUOUS, f"answered {type(answer).__name__}, which the contract does not know")
 
 
 def _lost(answer: Stored | AdapterError) -> bool:
