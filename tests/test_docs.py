@@ -431,7 +431,7 @@ def between(name: str) -> "re.Pattern[str]":
     return re.compile(rf"(?<=<!-- begin {name} -->\n\n).*?(?=\n<!-- end {name} -->)", re.DOTALL)
 
 
-@pytest.mark.parametrize(("page", "name"), GENERATED, ids="-".join)
+@pytest.mark.parametrize(("page", "name"), GENERATED, ids=str)
 def test_generated_tables_are_up_to_date(page: str, name: str) -> None:
     found = between(name).search((DOCS / page).read_text())
     assert found is not None

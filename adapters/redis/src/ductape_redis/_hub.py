@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import hiredis
 
@@ -22,16 +21,13 @@ from ductape.adapter import AdapterError, Fault
 
 from ._link import Link, pack, reply_fault
 from ._scripts import CLAIM, Argument
-from ._source import Desk, Source, entries_of, id_key
+from ._source import Desk, Source, Taker, entries_of, id_key
 from ._wire import Raw
-
-if TYPE_CHECKING:
-    from ._receiver import StreamReceiver
 
 __all__ = ["Hub"]
 
-Asks = dict[Source, "StreamReceiver"]
-Shares = list[tuple[Source, "StreamReceiver", int]]
+Asks = dict[Source, Taker]
+Shares = list[tuple[Source, Taker, int]]
 
 BLOCK = 5.0
 """Seconds of one wait: a dead link is noticed after this and a bit."""
@@ -128,7 +124,7 @@ class Hub:
             if (source.recover or source.claim) and taker.credit > 0:
                 await self._claim(source, taker)
         asks = {source: taker for source, taker in asks.items() if taker.credit > 0}
-        room: dict[StreamReceiver, int] = {}
+        room: dict[Taker, int] = {}
         for taker in asks.values():
             room[taker] = room.get(taker, 0) + 1
         several = len({source.group for source in self.sources}) > 1
@@ -233,7 +229,7 @@ class Hub:
             return None
         return reply
 
-    async def _claim(self, source: Source, taker: StreamReceiver) -> None:
+    async def _claim(self, source: Source, taker: Taker) -> None:
         """Take over expired leases; or first what was in an answer that never arrived."""
         lost = source.recover
         limit = taker.credit
@@ -309,7 +305,7 @@ def asked(sources: Sequence[Source]) -> Asks:
 
 def shared(asks: Asks, turn: int, *, sweep: bool) -> Shares:
     """Return how much to read of what: hot streams share the room, quiet ones get a little of it when `sweep`."""
-    by: dict[StreamReceiver, list[Source]] = {}
+    by: dict[Taker, list[Source]] = {}
     for source, taker in asks.items():
         by.setdefault(taker, []).append(source)
     shares: Shares = []

@@ -5,18 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ductape.adapter import Clock, Delivery, Epoch
+from ductape.adapter import AdapterError, Clock, Delivery, Epoch
 
 from ._config import RedisConfig
 from ._link import BOUND, Link, pack
 from ._wire import Raw
 
-if TYPE_CHECKING:
-    from ._receiver import StreamReceiver
+__all__ = ["Desk", "Source", "Taker", "entries_of", "id_key"]
 
-__all__ = ["Desk", "Source", "entries_of", "id_key"]
+
+class Taker(Protocol):
+    """A receiver, as those see it that read for it."""
+
+    credit: int
+    """How many more entries it has room for."""
+
+    def put(self, source: Source, entries: Sequence[Raw], until: float) -> None:
+        """Take entries, leased until then."""
+
+    def fail(self, error: AdapterError) -> None:
+        """Have the next `receive` raise `error`."""
 
 
 class Desk:
@@ -71,7 +81,7 @@ class Source:
         self.key = name.encode()
         self.keep_origin = not private or not name.endswith(":dead")
         self.held: dict[bytes, Delivery] = {}
-        self.takers: list[StreamReceiver] = []
+        self.takers: list[Taker] = []
         self.hot, self.recover, self.claim, self.acked = True, False, False, False
         self.after: bytes | None = None
         self.inspect = pack(("XINFO", "GROUPS", name))
