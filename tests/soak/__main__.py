@@ -4,7 +4,7 @@ import asyncio
 import platform
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +16,7 @@ REPORT = Path(__file__).with_name("report.md")
 def heading() -> str:
     """Say what was run, on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-core", "ductape-redis", "redis"))
-    today = datetime.now(timezone.utc).date()
+    today = datetime.now(UTC).date()
     return (
         "# Soak report\n\n"
         f"`nox -s soak` on {today}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
