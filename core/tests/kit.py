@@ -105,7 +105,9 @@ class VirtualClock:
         end = self._now + within
         await quiet()
         while not task.done():
-            assert self._fire(end), f"nothing more happens within {within} s, and it is not done: {task}"
+            if not self._fire(end):
+                await quiet(500)
+                assert task.done() or self._fire(end), f"nothing more happens, and it is not done: {task}"
             await quiet()
         return await task
 
@@ -114,11 +116,13 @@ class VirtualClock:
         end = self._now + within
         await quiet()
         while not condition():
-            assert self._fire(end), f"it did not come to hold within {within} s"
+            if not self._fire(end):
+                await quiet(500)
+                assert condition() or self._fire(end), f"it did not come to hold within {within} s"
             await quiet()
 
 
-async def quiet(turns: int = 40) -> None:
+async def quiet(turns: int = 60) -> None:
     """Let everything run that needs no time."""
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -226,8 +230,8 @@ class FakeConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Fake(Adapter[FakeConfig]):
     """Does what its script says, else works; and keeps a journal of every call.
 
-    `script("send", step, …)` gives the next calls of a method one step each: an exception is raised, a coroutine function
-    is awaited with the object and the arguments of the call, anything else is the answer.
+    `script("send", step, …)` gives the next calls of a method one step each: an exception is raised, a coroutine
+    function is awaited with the object and the arguments of the call, anything else is the answer.
     """
 
     api = 1

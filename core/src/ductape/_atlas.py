@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     substitute: Callable[[str], Adapter[Any]] | None = None
     """Gives the adapter for every provider, and configs are not read: for tests."""
+    watch: Callable[[Any], Any] | None = None
+    """Takes every `Declaration` that is opened, and returns what is opened in its place: for tests."""
 
 
 class Atlas:
@@ -55,6 +57,8 @@ class Atlas:
         if place is None:
             catalog = self._settings.catalog
             topic = await catalog.topic(event)
+            if self._settings.substitute is not None:  # addresses are configuration: their variables may be missing
+                topic = msgspec.structs.replace(topic, queue_url={})
             link = await self.link(topic.broker, env)
             place = locate(topic, link, env=env, environ=self._settings.environ)
             if not place.alone and len(await catalog.topics(topic.broker)) == 1:

@@ -82,9 +82,12 @@ class Ductape:
         self._codecs = Codecs(codecs, codec)
         self._middleware, self._sessions = tuple(middleware), dict(sessions or {})
         self._deadline, self._grace = _seconds("deadline", deadline), _seconds("grace", grace)
-        self._pressure = Pressure(messages=max_pending, bytes=max_pending_bytes)
+        self._pressure = Pressure(
+            messages=_number("max_pending", max_pending), bytes=_number("max_pending_bytes", max_pending_bytes)
+        )
         self._clock: Callable[[], Clock] = SystemClock
         self._substitute: Callable[[str], Adapter[Any]] | None = None
+        self._watch: Callable[[Declaration], Declaration] | None = None
         self._engine: Engine | None = None
         self._closed = False
         self._stop: asyncio.Future[None] | None = None
@@ -121,6 +124,7 @@ class Ductape:
             pressure=self._pressure,
             environ=os.environ,
             substitute=self._substitute,
+            watch=self._watch,
         )
         self._engine = Engine(settings, self._clock())
         return self._engine
@@ -258,28 +262,41 @@ class Ductape:
             raise ConfigError("OPTION_INVALID", f"broker {broker!r}: {error}.") from error
 
     @contextmanager
-    def override(self, *, adapter: Callable[[str], Adapter[Any]], clock: Callable[[], Clock]) -> Iterator[None]:
+    def override(
+        self,
+        *,
+        adapter: Callable[[str], Adapter[Any]],
+        clock: Callable[[], Clock],
+        watch: Callable[[Declaration], Declaration] | None = None,
+    ) -> Iterator[None]:
         """Use another adapter for every provider, and another clock, while this lasts. For tests.
 
         Args:
             adapter: Gives the adapter for a provider's name; configs are not read.
             clock: Makes the clock when the client begins.
+            watch: Takes every subscription that is opened, and returns what is opened in its place.
 
         Raises:
             StateError: ``ALREADY_OPEN``.
         """
         if self._engine is not None:
             raise StateError("ALREADY_OPEN", "the client is open: close it before its adapters are overridden.")
-        before = self._substitute, self._clock, self._closed
-        self._substitute, self._clock, self._closed = adapter, clock, False
+        before = self._substitute, self._clock, self._watch, self._closed
+        self._substitute, self._clock, self._watch, self._closed = adapter, clock, watch, False
         try:
             yield
         finally:
-            self._substitute, self._clock, self._closed = before
+            self._substitute, self._clock, self._watch, self._closed = before
 
     def __repr__(self) -> str:
         state = "open" if self._engine is not None else "closed" if self._closed else "not open"
         return f"<Ductape product={self.product!r} env={self.env!r} {state}>"
+
+
+def _number(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError("OPTION_INVALID", f"Ductape({name}={value!r}): it is a number, at least 1.", option=name)
+    return value
 
 
 def _seconds(name: str, value: Any) -> float:

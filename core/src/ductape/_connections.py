@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -80,10 +81,14 @@ class Link:
             self._connection, self.error = None, error
             self._bounds.background(self._bounds.close(connection))
 
-    async def prepare(self, channel: Channel, groups: Sequence[str]) -> tuple[Connection, Capabilities]:
-        """Declare a channel with every group of its topic, and tell what it can do here."""
+    async def prepare(
+        self, channel: Channel, groups: Sequence[str], starts: Mapping[str, str | None] = MappingProxyType({})
+    ) -> tuple[Connection, Capabilities]:
+        """Declare a channel with every group of its topic, and where each begins; tell what it can do here."""
         connection = await self.connection()
-        declared = [msgspec.structs.replace(channel, group=group) for group in groups] or [channel]
+        declared = [msgspec.structs.replace(channel, group=group, start=starts.get(group)) for group in groups] or [
+            channel
+        ]
         if channel.purpose is not Purpose.EVENTS:
             declared = [channel]
         try:
@@ -123,7 +128,7 @@ class Link:
 
     async def open_receiver(self, channel: Channel, groups: Sequence[str], intake: Intake) -> Opened:
         """Declare, then open a receiver and join the group."""
-        connection, can = await self.prepare(channel, groups)
+        connection, can = await self.prepare(channel, groups, {intake.group: intake.start})
         try:
             receiver: Receiver = await self._bounds.call(
                 connection.receiver(channel, intake), RECEIVER, late=self._bounds.close

@@ -130,6 +130,9 @@ class Engine:
             CapabilityError: The provider cannot do what is asked for.
         """
         self.usable()
+        watch = self.settings.watch
+        if watch is not None:
+            declarations = [watch(each) for each in declarations]
         buckets: dict[tuple[int, str, str], list[tuple[Declaration, Place]]] = {}
         for each in declarations:
             place = await self.atlas.place(each.event, each.options.env)
@@ -146,7 +149,9 @@ class Engine:
         channel, name = key[1], key[2]
         where = f"{', '.join(each.event for each, _ in part)} in group {name!r}"
         prepared = await self._patiently(
-            lambda: place.link.prepare(place.channel, (*place.groups, name)), place.link.backoff(), where
+            lambda: place.link.prepare(place.channel, (*place.groups, name), {name: part[0][0].options.start}),
+            place.link.backoff(),
+            where,
         )
         can = prepared[1]
         others = frozenset(group for link, other, group in self.groups if (link, other) == key[:2]) - {name}
@@ -160,10 +165,10 @@ class Engine:
                 provider=place.link.provider,
                 others=others,
             )
-        group = self.groups.get(key)
-        if group is not None:
-            await asyncio.shield(group.joined)
-            return self._add(group, part, orders)
+        while (joining := self.groups.get(key)) is not None:
+            await asyncio.wait({joining.joined})
+            if not joining.joined.cancelled():  # else whoever opened it failed, and this one tries
+                return self._add(joining, part, orders)
         group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
         try:
             subscriptions = self._add(group, part, orders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from ._records import Delivery, Settlement
 from .errors import ConfigError
 
 __all__ = ["Middleware", "PublisherSite", "Publishing", "SubscriberSite", "Subscribing"]
+
+log = logging.getLogger("ductape.middleware")
 
 Publishing = Callable[[Message], Awaitable[Receipt]]
 """What sends one message and returns its receipt."""
@@ -107,5 +110,15 @@ def wrap_subscriber(middleware: Sequence[object], innermost: Subscribing, site: 
 
 
 def observers(middleware: Sequence[object], method: str) -> list[Callable[..., None]]:
-    """Return the bound observers of this name, outermost first."""
-    return [getattr(each, method) for each in middleware if has(each, method)]
+    """Return the observers of this name, outermost first; one that fails is logged, and changes nothing."""
+    return [_harmless(getattr(each, method)) for each in middleware if has(each, method)]
+
+
+def _harmless(observe: Callable[..., None]) -> Callable[..., None]:
+    def call(*args: object) -> None:
+        try:
+            observe(*args)
+        except Exception:
+            log.exception("middleware: the observer %r failed", getattr(observe, "__qualname__", observe))
+
+    return call

@@ -52,11 +52,16 @@ class Outbox:
         self.stored = self.failed = self.calls = self.pending = self.pending_bytes = 0
         self.error: AdapterError | None = None
         """Why the last call failed; None once one went well."""
-        self._new_future = asyncio.get_running_loop().create_future
+        self._loop = asyncio.get_running_loop()
+        self._new_future = self._loop.create_future
         self._pressure = pressure
         self._lanes: list[Lane] = []
         self._own: dict[Hashable, Lane] | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._entering = 0
+        """Callers that are being admitted."""
+        self._emptied: asyncio.Future[None] | None = None
+        self._closed = False
         self.open = False
         """A record can be put at once."""
         self._only: Lane | None = None
@@ -76,10 +81,15 @@ class Outbox:
 
     async def admit(self, deadline: float) -> None:
         """Wait until a record may be put: the sender is open, and there is room."""
-        if not self._lanes:
-            await self._open(deadline)
-        if self._waiters or self._full:
-            await self._room(deadline)
+        self._entering += 1
+        try:
+            if not self._lanes:
+                await self._open(deadline)
+            if self._waiters or self._full:
+                await self._room(deadline)
+        finally:
+            self._entering -= 1
+            self._loop.call_soon(self._let_in)  # a caller that does not put after all leaves its place to the next
 
     def put(self, record: Outgoing, deadline: float) -> asyncio.Future[Stored]:
         """Queue a record that was admitted; the future brings the broker's answer, or a `PublishError`."""
@@ -128,12 +138,18 @@ class Outbox:
         return self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes
 
     async def _room(self, deadline: float) -> None:
+        """Wait for room, first come first served: nobody overtakes a caller that was let in and has not put yet."""
         waiter: asyncio.Future[None] = self._new_future()
         self._waiters.append(waiter)
         self.open = False
-        if await wait_until(waiter, self.clock, deadline):
+        try:
+            in_time = await wait_until(waiter, self.clock, deadline)
+        finally:
+            self._waiters.remove(waiter)
+        if self._closed:
+            raise self._not_open("PUBLISH_FAILED", None)
+        if in_time:
             return
-        waiter.cancel()
         self.failed += 1
         last = f" The last answer was {self.error}." if self.error is not None else ""
         raise Overloaded(
@@ -147,12 +163,28 @@ class Outbox:
         """Count items off, and let as many callers in."""
         self.pending -= number
         self.pending_bytes -= size
-        while self._waiters and number > 0 and not self._full:
-            waiter = self._waiters.popleft()
+        if self._waiters and not self._full:
+            self._wake(number)
+        self.open = bool(self._lanes) and not self._waiters and not self._full
+        if self._emptied is not None:
+            self._let_in()
+
+    def _wake(self, number: int) -> None:
+        """Let callers in that wait for room; those that were let in before are in front."""
+        for waiter in self._waiters:
+            if number <= 0:
+                return
             if not waiter.done():
                 waiter.set_result(None)
                 number -= 1
+
+    def _let_in(self) -> None:
+        """See that no room stays unused while callers wait for it, and whether all is done."""
+        if self._waiters and not self._waiters[0].done() and not self._full:
+            self._wake(self._pressure.messages - self.pending)
         self.open = bool(self._lanes) and not self._waiters and not self._full
+        if self._emptied is not None and not (self.pending or self._entering) and not self._emptied.done():
+            self._emptied.set_result(None)
 
     # -- answers: what lanes call, once a batch
 
@@ -229,6 +261,8 @@ class Outbox:
         """Open for the first publish, again and again until its deadline; the sender's limits make the lanes."""
         backoff = FIRST_BACKOFF
         while not self._lanes:
+            if self._closed:
+                raise self._not_open("PUBLISH_FAILED", None)
             opening = self.keeper.open()
             if not await wait_until(opening, self.clock, deadline):
                 raise self._not_open("PUBLISH_TIMEOUT", self.keeper.error)
@@ -255,20 +289,19 @@ class Outbox:
 
     def _not_open(self, code: str, error: BaseException | None) -> PublishError:
         self.failed += 1
-        why = error or "no answer"
+        why = error or ("the client was closed" if self._closed else "no answer")
         failed = PublishError(code, f"{self.name}: cannot open for publishing: {why}. It is not stored.", stored="no")
         failed.__cause__ = error
         return failed
 
     async def close(self, seconds: float) -> None:
         """Let what waits be stored, for at most `seconds`; fail the rest; close the sender."""
-        deadline = self.clock.now() + seconds
-        while self.pending and self.clock.now() < deadline:
-            waiting = [item.future for lane in self._lanes for item in (*lane.flight, *lane.queue)]
-            if not waiting:
-                break
-            await wait_until(asyncio.gather(*waiting, return_exceptions=True), self.clock, deadline)
-        for lane in self._lanes:
+        if self.pending or self._entering:
+            self._emptied = self._new_future()
+            await wait_until(self._emptied, self.clock, self.clock.now() + seconds)
+        lanes, self._lanes, self._closed, self.open = self._lanes, [], True, False
+        self._wake(len(self._waiters))
+        for lane in lanes:
             for item in lane.flight:
                 item.ambiguous |= lane.calling
             for item in (*lane.flight, *lane.queue):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -16,9 +16,10 @@ from ._event import Message, Receipt, Session
 from ._middleware import Publishing
 from ._names import ids
 from ._outbox import Outbox
-from ._records import Outgoing, Stored
+from ._records import Outgoing
 from .errors import (
     CapabilityError,
+    ConfigError,
     DuctapeError,
     ManyFailed,
     MessageTooLarge,
@@ -97,7 +98,9 @@ class Publisher(Generic[T]):
             CapabilityError: The provider cannot delay so long.
             StateError: The client is closed.
         """
-        deadline = self._clock.now() + (self._deadline if timeout is None else timeout)
+        deadline = self._clock.now() + (self._deadline if timeout is None else _timeout(self.event, timeout))
+        if key is not None and not isinstance(key, str):
+            raise _not_text(self.event, "key", key)
         outbox = self._outbox
         if self._can is None or not outbox.open:
             await self._admit(deadline)
@@ -119,6 +122,8 @@ class Publisher(Generic[T]):
         body, content_type = self._encode(payload)
         if id is None:
             id = ids.next()
+        elif not _is_line(id):
+            raise _not_text(self.event, "id", id)
         sent = {h.EVENT: self.event, h.ID: id, h.CONTENT_TYPE: content_type}
         size = len(body) + OVERHEAD
         if headers is not None or session is not None:
@@ -162,40 +167,56 @@ class Publisher(Generic[T]):
             ManyFailed: Some were not confirmed; its `results` has a receipt or an error for every message.
         """
         results: list[Receipt | BaseException] = []
-        part: list[tuple[str, Awaitable[Stored | Receipt]]] = []
-        seconds = self._deadline if timeout is None else timeout
-        for message in messages:
-            deadline = self._clock.now() + seconds
-            try:
-                if self._can is None or not self._outbox.open:
+        part: list[tuple[str, asyncio.Future[Any]]] = []
+        seconds = self._deadline if timeout is None else _timeout(self.event, timeout)
+        away: PublishError | None = None
+        try:
+            for message in messages:
+                deadline = self._clock.now() + seconds
+                try:
+                    if self._can is None or not self._outbox.open:
+                        await self._collect(part, results)
+                        away = await self._admitted(deadline, away)
+                    chosen = key(message) if key is not None else None
+                    if chosen is not None and not isinstance(chosen, str):
+                        raise _not_text(self.event, "key", chosen)
+                    body, sent, id, size = self._prepare(message, None, headers, session, 0.0)
+                except (DuctapeError, TypeError, ValueError, LookupError, AttributeError) as error:
+                    away = error if isinstance(error, PublishError) else away
                     await self._collect(part, results)
-                    await self._admit(deadline)
-                chosen = key(message) if key is not None else None
-                body, sent, id, size = self._prepare(message, None, headers, session, 0.0)
-            except (DuctapeError, TypeError, KeyError, AttributeError) as error:
-                await self._collect(part, results)
-                results.append(error)
-                continue
-            sending: Awaitable[Stored | Receipt]
-            if self._chain is None:
-                sending = self._outbox.put(Outgoing(body, sent, id, chosen, 0.0, id, None, size), deadline)
-            else:
-                out = Message(self.event, message, body, sent, id, chosen, 0.0, deadline)
-                sending = asyncio.ensure_future(self._chain(out))
-            part.append((id, sending))
-            if len(part) >= MANY:
-                await self._collect(part, results)
-        await self._collect(part, results)
+                    results.append(error)
+                    continue
+                if self._chain is None:
+                    record = Outgoing(body, sent, id, chosen, 0.0, id, None, size)
+                    sending: asyncio.Future[Any] = self._outbox.put(record, deadline)
+                else:
+                    out = Message(self.event, message, body, sent, id, chosen, 0.0, deadline)
+                    sending = asyncio.ensure_future(self._chain(out))
+                part.append((id, sending))
+                if len(part) >= MANY:
+                    await self._collect(part, results)
+            await self._collect(part, results)
+        finally:  # of a call that was cancelled, nobody waits for these
+            for _, sending in part:
+                sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+                sending.cancel()
         return self._all_stored(results)
 
+    async def _admitted(self, deadline: float, away: PublishError | None) -> PublishError | None:
+        """Wait until a message may be put; once one could not, the others do not wait for the same in turn."""
+        if away is not None:
+            raise away
+        await self._admit(deadline)
+        return None
+
     async def _collect(
-        self, part: list[tuple[str, Awaitable[Stored | Receipt]]], results: list[Receipt | BaseException]
+        self, part: list[tuple[str, asyncio.Future[Any]]], results: list[Receipt | BaseException]
     ) -> None:
         """Await what was put, and add its results in order."""
         for id, sending in part:
             try:
                 answer = await sending
-            except DuctapeError as error:
+            except Exception as error:
                 results.append(error)
             else:
                 stored = answer if isinstance(answer, Receipt) else None
@@ -228,7 +249,7 @@ class Publisher(Generic[T]):
     def _check(self, size: int, body: int, delay: float) -> None:
         """Refuse what the channel cannot take."""
         can = self._can or Capabilities()
-        if delay < 0:
+        if not _is_seconds(delay):
             raise PayloadError("OPTION_INVALID", f"{self.event}: delay={delay!r}: it is seconds from now.")
         if delay > can.send_delay:
             longest = f"{can.send_delay:g} s at most" if can.send_delay else "nothing"
@@ -276,6 +297,26 @@ class Publisher(Generic[T]):
 
 
 _HEADER_RULE = "names are letters, digits, '.', '_' and '-', and values text without line breaks"
+
+
+def _is_line(text: Any) -> bool:
+    return isinstance(text, str) and text != "" and text.isprintable()
+
+
+def _is_seconds(number: Any) -> bool:
+    return isinstance(number, int | float) and number >= 0
+
+
+def _timeout(event: str, timeout: Any) -> float:
+    if not _is_seconds(timeout) or timeout == 0:
+        text = f"publish {event!r}: timeout={timeout!r}: it is seconds, above 0."
+        raise ConfigError("OPTION_INVALID", text, option="timeout")
+    return float(timeout)
+
+
+def _not_text(event: str, name: str, value: object) -> ConfigError:
+    text = f"publish {event!r}: {name} is text on one line, not {type(value).__name__}."
+    return ConfigError("OPTION_INVALID", text, option=name)
 
 
 def _good_name(name: Any) -> bool:

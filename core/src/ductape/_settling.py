@@ -55,6 +55,7 @@ class Settling:
         self._backoff = FIRST_BACKOFF
         self._keep_at: float | None = None
         self._flushed: asyncio.Future[None] | None = None
+        self._resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- in
 
@@ -103,9 +104,11 @@ class Settling:
     async def flush(self, seconds: float) -> bool:
         """Settle what is queued without lingering, for at most `seconds`; tell whether all is answered."""
         self._hurry = True
+        self._resting.cancel()
         self.wake()
         if not self.idle:
-            self._flushed = asyncio.get_running_loop().create_future()
+            if self._flushed is None or self._flushed.done():
+                self._flushed = asyncio.get_running_loop().create_future()
             await wait_until(self._flushed, self._clock, self._clock.now() + seconds)
         return self.idle
 
@@ -120,7 +123,7 @@ class Settling:
                 await self._wait()
                 continue
             if self._queue and len(self._queue) < FEW and len(self._queue) < len(self._host.held) and not self._hurry:
-                await self._clock.sleep(LINGER)
+                await self._rest(LINGER)
             self._busy = True
             try:
                 if self._keep_due():
@@ -131,7 +134,7 @@ class Settling:
             if not self._queue and self._flushed is not None and not self._flushed.done():
                 self._flushed.set_result(None)
             if self.error is not None:
-                await self._clock.sleep(self._backoff)
+                await self._rest(self._backoff)
                 self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
             else:
                 self._backoff = FIRST_BACKOFF
@@ -142,6 +145,13 @@ class Settling:
             await self._waiter
         finally:
             self._waiter = None
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, unless a flush comes between."""
+        self._resting = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, self._resting.cancel)
+        await asyncio.wait({self._resting})
+        timer.cancel()
 
     # -- settling
 
@@ -162,6 +172,8 @@ class Settling:
             await self._note(receiver)
         if batch:
             await self._settle(receiver, batch)
+        else:
+            self.error = None
 
     async def _settle(self, receiver: Receiver, batch: list[Item]) -> None:
         settlements = [Settlement(item.delivery, item.verdict, item.delay) for item in batch]
@@ -172,6 +184,7 @@ class Settling:
             answers = await self._host.bounds.call(
                 receiver.settle(settlements), SETTLE if lease is None else min(SETTLE, max(1.0, lease / 3))
             )
+            _check(answers, batch)
         except AdapterError as error:
             answers = [error] * len(batch)
             if error.fault is not Fault.TRANSIENT:
@@ -240,6 +253,7 @@ class Settling:
                 answers = await self._host.bounds.call(
                     receiver.extend([item.delivery for item in items]), min(SETTLE, max(1.0, lease / 3))
                 )
+                _check(answers, items)
             except AdapterError as error:
                 pause = min(pause, LONGEST_BACKOFF)  # the lease runs: try soon
                 if error.fault is not Fault.TRANSIENT:
@@ -253,3 +267,9 @@ class Settling:
 
     def __repr__(self) -> str:
         return f"<Settling queued={len(self._queue)} acked={self.acked} lost={self.lost}>"
+
+
+def _check(answers: Sequence[AdapterError | None], items: Sequence[Item]) -> None:
+    """Refuse answers that cannot be assigned: what they say of whom is unknown."""
+    if len(answers) != len(items):
+        raise AdapterError(Fault.LOST, f"{len(answers)} answers to {len(items)} deliveries")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 
 import msgspec
 
@@ -345,6 +346,7 @@ def _number(delivery: Delivery, header: str) -> float:
     if text is None:
         return 0.0
     try:
-        return max(0.0, float(text))
+        number = float(text)
     except ValueError:
         return 0.0
+    return number if 0.0 <= number < inf else 0.0

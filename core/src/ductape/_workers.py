@@ -55,6 +55,8 @@ class Workers:
         self._batch, self._batch_wait = 1, 0.0
         self._sweeping = False
         self._calm: asyncio.Future[None] | None = None
+        self._filling: asyncio.Future[None] | None = None
+        self._wanted = 0
         self._paused = False
         self.running = 0
 
@@ -64,7 +66,7 @@ class Workers:
 
     def wake(self) -> None:
         """Something is ready: wake an idle worker, or begin another."""
-        if self._paused:
+        if self._paused or self._filled():
             return
         while self._idle:
             waiter = self._idle.popleft()
@@ -123,17 +125,31 @@ class Workers:
             self._calm.set_result(None)
 
     async def _fill(self, first: Item) -> list[Item]:
-        """Gather a batch around its first item."""
+        """Gather a batch around its first item; what arrives meanwhile is for it."""
         items = [first]
         self._more(items)
-        if len(items) < self._batch and self._batch_wait > 0:
-            await self._clock.sleep(self._batch_wait)
-            self._more(items)
-            stale = [item for item in items if not item.delivery.epoch.accepting]
-            if stale:  # they went to somebody else meanwhile, and are not started
-                self._outcome(stale, Release())
-                items = [item for item in items if item.delivery.epoch.accepting]
-        return items
+        if len(items) == self._batch or self._batch_wait <= 0:
+            return items
+        self._filling = asyncio.get_running_loop().create_future()
+        self._wanted = self._batch - len(items)
+        timer = self._clock.call_later(self._batch_wait, self._filling.cancel)
+        await asyncio.wait({self._filling})
+        timer.cancel()
+        self._filling = None
+        self._more(items)
+        stale = [item for item in items if self._paused or not item.delivery.epoch.accepting]
+        if stale:  # they are somebody else's now, or nothing shall start any more
+            self._outcome(stale, Release())
+        return [item for item in items if item not in stale]
+
+    def _filled(self) -> bool:
+        """Count an arrival for the batch that is being gathered, if there is one."""
+        if self._filling is None or self._filling.done():
+            return False
+        self._wanted -= 1
+        if not self._wanted:
+            self._filling.set_result(None)
+        return True
 
     def _more(self, items: list[Item]) -> None:
         assert self._lanes is not None
