@@ -26,8 +26,11 @@ nox.options.sessions = ["lint", "types", "docs", "build", "tests"]
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Shows the main job on the embedded broker: nothing to install, no server."""
-    wheels = support.build_wheels(session, [ROOT / "core", ROOT / "adapters" / "memory"])
+    """Shows the main job on the embedded broker: nothing to install, no server; on Redis too where it is given."""
+    folders = [ROOT / "core", ROOT / "adapters" / "memory"]
+    if os.environ.get("DUCTAPE_DEMO_REDIS"):
+        folders.append(ROOT / "adapters" / "redis")
+    wheels = support.build_wheels(session, folders)
     target = support.environment(session, "demo", Path(sys.executable), reuse=True)
     support.install_wheels(target, wheels)
     target.run(str(ROOT / "examples" / "demo.py"), *session.posargs)

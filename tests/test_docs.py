@@ -403,16 +403,6 @@ def documented_fields(kind: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-PLAIN = {
-    "host": "The server's name or address.",
-    "port": "Its port.",
-    "username": "An ACL user.",
-    "password": "The user's, or the server's alone.",
-    "db": "The number of the database.",
-    "tls": "Encrypted, with the system's certificates, or with `ca`, `cert`, `key` (paths) and `verify`.",
-}
-
-
 def config_table(kind: type[msgspec.Struct]) -> str:
     meanings = documented_fields(kind)
     annotations = {
@@ -423,7 +413,7 @@ def config_table(kind: type[msgspec.Struct]) -> str:
         default = field.default if field.default is not msgspec.NODEFAULT else {}
         shown = "" if default is None else f"`{msgspec.json.encode(default).decode()}`"
         kind_of = annotations[field.name].replace(" | ", " or ")
-        rows += row(f"`{field.name}`", f"`{kind_of}`", shown, meanings.get(field.name) or PLAIN[field.name])
+        rows += row(f"`{field.name}`", f"`{kind_of}`", shown, meanings[field.name])
     return head("field", "type", "default", "") + rows
 
 

@@ -5,6 +5,7 @@ import collections
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ async def test_a_poison_message_gets_exactly_its_attempts_over_two_members(make:
     await until(lambda: len(attempts) == 5)
     letters = [letter async for letter in members[0].event.dead("orders:new", group="billing")]
     assert [number for _, number, _ in attempts] == [1, 2, 3, 4, 5]
-    gaps = [after - before for (_, _, before), (_, _, after) in zip(attempts, attempts[1:], strict=False)]
+    gaps = [after - before for (_, _, before), (_, _, after) in pairwise(attempts)]
     assert all(gap >= 0.1 * 1.5**number for number, gap in enumerate(gaps))
     [letter] = letters
     assert (letter.reason, letter.attempts, letter.body) == ("exhausted", 5, b'{"poison":true}')

@@ -51,7 +51,7 @@ async def test_one_client_on_two_benches_in_a_row() -> None:
             await b.settled()
             assert [letter.message for letter in b.dead(EVENT)] == [number]
             assert b.elapsed == 0.0
-        assert [declaration.handler for declaration in app.ductape.declarations] == [app.bill]
+        assert [declaration.handler for declaration in app.ductape._declarations] == [app.bill]
         assert "not open" in repr(app.ductape)
     assert app.seen == []
 
@@ -121,7 +121,7 @@ async def test_without_imitation_nothing_is_refused() -> None:
 async def test_capabilities_may_be_given_and_lossy_channels_forget() -> None:
     app = await shop()
     ductape: Ductape = app.ductape
-    ductape.declarations.clear()
+    ductape._declarations.clear()
 
     @ductape.event.subscribe(EVENT)
     async def bill(order: int) -> None:

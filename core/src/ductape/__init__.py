@@ -6,17 +6,21 @@ Applications import from here; authors of adapters from `ductape.adapter`; every
 from ._client import Ductape
 from ._codec import Codec, JsonCodec, MsgpackCodec, RawCodec
 from ._dead import DeadLetter
+from ._definitions import Broker, BrokerEnv, Topic
 from ._event import Event, Message, Receipt, Session
 from ._health import BrokerHealth, Health, SubscriptionHealth
 from ._middleware import Middleware, PublisherSite, SubscriberSite
 from ._publisher import Publisher
 from ._registry import Registry
 from ._retry import Reject, Retry, RetryLater
+from ._store import Store
 from ._stream import Stream, StreamEvent
 from ._subscription import Subscription
 from .errors import DuctapeError, PublishError
 
 __all__ = [
+    "Broker",
+    "BrokerEnv",
     "BrokerHealth",
     "Codec",
     "DeadLetter",
@@ -38,11 +42,13 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Session",
+    "Store",
     "Stream",
     "StreamEvent",
     "SubscriberSite",
     "Subscription",
     "SubscriptionHealth",
+    "Topic",
 ]
 
 

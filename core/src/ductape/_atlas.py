@@ -75,8 +75,10 @@ class Atlas:
             broker = await settings.catalog.broker(tag)
             chosen = broker.env(env)
             where = f"broker {tag!r}, env {env!r}"
-            adapter = self._adapter(chosen.type, where)
-            raw = chosen.config if settings.substitute is None else {}
+            adapter = self._adapter(chosen.type, f"broker {tag!r} uses {chosen.type} in {env!r}")
+            provider, raw = chosen.type, chosen.config
+            if settings.substitute is not None:
+                provider, raw = f"{provider} (imitated)", {}
             config = read_config(raw, adapter.config, where=where, environ=settings.environ)
             site = Site(
                 product=settings.product,
@@ -86,7 +88,7 @@ class Atlas:
                 log=logging.getLogger(f"ductape.adapter.{chosen.type.lower()}"),
                 create=chosen.create,
             )
-            link = self.links[tag, env] = Link(chosen.type, adapter, config, site, self._bounds)
+            link = self.links[tag, env] = Link(provider, adapter, config, site, self._bounds)
         return link
 
     def _adapter(self, provider: str, where: str) -> Adapter[Any]:

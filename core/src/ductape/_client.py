@@ -14,7 +14,7 @@ from ._catalog import BrokerDoor, Catalog
 from ._clock import Clock, SystemClock
 from ._codec import Codec, Codecs, JsonCodec
 from ._engine import Declaration, Engine
-from ._events import EventDoor
+from ._events import EventDoor, Host
 from ._handling import Verify
 from ._health import Health, health_of
 from ._middleware import check_middleware
@@ -91,20 +91,22 @@ class Ductape:
         self._engine: Engine | None = None
         self._closed = False
         self._stop: asyncio.Future[None] | None = None
-        self.declarations: list[Declaration] = []
-        """Subscriptions that were declared with the decorator, and open with the client."""
-        self.event = EventDoor(self)
+        self._declarations: list[Declaration] = []
+        self.event = EventDoor(Host(self._begin, self._running, self._catalog.check_product, self._declarations))
         self.broker = BrokerDoor(self._catalog, publish=self.event.publish, subscribe=self.event.subscribe)
 
     # -- life
 
     @property
     def engine(self) -> Engine | None:
-        """What runs now. For middleware and tests."""
+        """What runs now; None while nothing does. For tests."""
         return self._engine
 
-    def begin(self) -> Engine:
-        """Return what runs, beginning if nothing does. For ductape's own doors."""
+    def _running(self) -> bool:
+        return self._engine is not None and not self._engine.closed
+
+    def _begin(self) -> Engine:
+        """Return what runs, beginning if nothing does."""
         engine = self._engine
         if engine is not None and not engine.closed:
             engine.usable()
@@ -129,10 +131,6 @@ class Ductape:
         self._engine = Engine(settings, self._clock())
         return self._engine
 
-    def check_product(self, product: object) -> None:
-        """Raise `CatalogError` (``PRODUCT_NOT_FOUND``) unless `product` is None or the client's."""
-        self._catalog.check_product(product)
-
     def _resolved(self, middleware: object) -> object:
         return self._registry.middleware(middleware) if isinstance(middleware, str) else check_middleware(middleware)
 
@@ -144,13 +142,13 @@ class Ductape:
             DuctapeError: A declaration cannot be served.
         """
         self._closed = False
-        engine = self.begin()
+        engine = self._begin()
         opened = {
             (each.event, each.site.group) for group in engine.groups.values() for each in group.subscriptions.values()
         }
-        if not opened and self.declarations:
+        if not opened and self._declarations:
             try:
-                await engine.subscribe(self.declarations)
+                await engine.subscribe(self._declarations)
             except BaseException:
                 await self.close(0.0)
                 raise
@@ -167,7 +165,7 @@ class Ductape:
         if engine is not None:
             await engine.close(grace)
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Forget what runs without closing it: it belongs to the parent of this forked process."""
         self._engine = None
         self.event.forget()
@@ -198,7 +196,7 @@ class Ductape:
             await self.close()
 
     async def _until_stopped(self, stop: asyncio.Future[None]) -> None:
-        engine = self.begin()
+        engine = self._begin()
         failures: set[asyncio.Future[Any]] = {group.failed for group in engine.groups.values()}
         done, _ = await asyncio.wait({stop, *failures}, return_when=asyncio.FIRST_COMPLETED)
         failed = next((each for each in done if each is not stop), None)
@@ -255,7 +253,7 @@ class Ductape:
         Raises:
             ConfigError: ``OPTION_INVALID`` if the adapter has no object of this type.
         """
-        connection = await (await self.begin().atlas.link(broker, env)).connection()
+        connection = await (await self._begin().atlas.link(broker, env)).connection()
         try:
             return connection.unwrap(kind)
         except TypeError as error:

@@ -146,7 +146,8 @@ class Decoding:
     def __init__(self, codecs: Codecs, kind: object) -> None:
         self._codecs, self._kind = codecs, kind
         try:
-            self.default = self._codecs.default.decoder(kind)
+            default = codecs.find(RawCodec.content_type) if kind is bytes else codecs.default
+            self.default = default.decoder(kind)
         except (TypeError, ValueError) as error:
             raise PayloadError(
                 "PAYLOAD_INVALID", f"payloads cannot be read as {kind!r}: {error}.", type=kind
@@ -163,7 +164,8 @@ class Decoding:
             decode = self._by_type.get(content_type)
             if decode is None:
                 assert content_type is not None
-                decode = self._by_type[content_type] = self._codecs.find(content_type).decoder(self._kind)
+                codec = self._codecs.find(RawCodec.content_type if self._kind is bytes else content_type)
+                decode = self._by_type[content_type] = codec.decoder(self._kind)
             return decode(body)
         except (ValueError, TypeError, RecursionError, msgspec.MsgspecError, PayloadError) as error:
             raise Unreadable("PAYLOAD_UNREADABLE", f"{content_type or 'body'}: {_clean(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import msgspec
 
 from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Bounds
-from ._capabilities import Capabilities, Durability
+from ._capabilities import Capabilities
 from ._intake import FIRST_BACKOFF, Backoff, Opened
 from ._records import Channel, Intake, Purpose
 from .adapter import Adapter, Connection, Receiver, Sender, Site
 from .errors import AdapterError, Fault
-
-log = logging.getLogger("ductape.connection")
 
 
 class Link:
@@ -99,22 +96,8 @@ class Link:
                 self.discard(connection, error)
             raise
         can = connection.capabilities(channel) or self.adapter.capabilities
-        self._note(channel, can)
-        return connection, can
-
-    def _note(self, channel: Channel, can: Capabilities) -> None:
-        if (
-            channel.identity not in self.known
-            and channel.purpose is Purpose.EVENTS
-            and can.durability is Durability.BUFFERED
-        ):
-            log.warning(
-                "broker %s, channel %s: the server may lose the last moment of confirmed messages when it is killed; "
-                "the provider's page says which setting prevents that",
-                self.site.broker,
-                channel.name,
-            )
         self.known[channel.identity] = can
+        return connection, can
 
     async def open_sender(self, channel: Channel, groups: Sequence[str]) -> Sender:
         """Declare, then open a sender."""

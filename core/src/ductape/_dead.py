@@ -13,7 +13,7 @@ from ._codec import Decoding, Unreadable
 from ._engine import Engine
 from ._event import Session, session_of
 from ._intake import Opened, Port, Source
-from ._lanes import GONE, READY, Item
+from ._lanes import GONE, MOVING, READY, Item
 from ._moves import plain
 from ._names import check_group, ids
 from ._places import Place
@@ -88,7 +88,7 @@ class DeadLetter:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The publisher's headers, without ductape's own."""
+        """The publisher's headers and the content type, without ductape's own."""
         return {name: value for name, value in self._delivery.headers.items() if not name.startswith("ductape-")}
 
     @property
@@ -182,7 +182,11 @@ class _Desk:
             delivery.body, headers, id, delivery.key, 0.0, f"{id}~replay~{clock.time():.3f}", delivery, size
         )
         outbox = self._engine.outbox(self._place.link, channel)
-        await outbox.publish(record, clock.now() + self._engine.settings.deadline)
+        item.state = MOVING
+        try:
+            await outbox.publish(record, clock.now() + self._engine.settings.deadline)
+        finally:
+            item.state = READY if item.state == MOVING else item.state
         await self.discard(item)
 
     async def discard(self, item: Item) -> None:

@@ -239,7 +239,7 @@ class Engine:
         kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
         decoding = Decoding(settings.codecs, kind)
 
-        def compiled(poison: Callable[[Item, str], None]) -> Handle:
+        def compiled(apart: Callable[[Item, Exception], None]) -> Handle:
             return compile_handling(
                 Recipe(
                     handler=declaration.handler,
@@ -249,7 +249,7 @@ class Engine:
                     site=site,
                     sessions=settings.sessions,
                     executor=self._threads,
-                    poison=poison,
+                    apart=apart,
                 )
             )
 

@@ -84,7 +84,7 @@ class Event(Generic[T_co]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The publisher's headers, without ductape's own."""
+        """The publisher's headers and the content type, without ductape's own."""
         return {name: value for name, value in self._delivery.headers.items() if not name.startswith(_OWN)}
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from ._config import snake
 from ._dead import DeadLetter, dead_letters
@@ -26,20 +26,15 @@ _PUBLISH = ("event", "message", "env", "product", "session", "key", "headers", "
 _MISSING: Any = object()
 
 
-class Host(Protocol):
+class Host(NamedTuple):
     """What the door needs of its client."""
 
+    begin: Callable[[], Engine]
+    """Returns what runs, beginning if nothing does."""
+    running: Callable[[], bool]
+    check_product: Callable[[object], None]
     declarations: list[Declaration]
-
-    @property
-    def engine(self) -> Engine | None:
-        """What runs now."""
-
-    def begin(self) -> Engine:
-        """Return what runs, beginning if nothing does."""
-
-    def check_product(self, product: object) -> None:
-        """Raise `CatalogError` unless it is the client's."""
+    """Subscriptions that open with the client."""
 
 
 class EventDoor:
@@ -203,8 +198,7 @@ class EventDoor:
             return self._open(self._declaration(event, callback, options))
 
         def decorator(handler: H) -> H:
-            engine = self._host.engine
-            if engine is not None and not engine.closed:
+            if self._host.running():
                 text = f"subscribe {event!r}: the client is open; await event.subscribe(…, callback=…) instead."
                 raise StateError("ALREADY_OPEN", text)
             self._host.declarations.append(self._declaration(event, handler, options))
@@ -230,6 +224,10 @@ class EventDoor:
             **options: As in `subscribe`; `concurrency` (here 64) is how many may be out at a time. ``type`` is what
                 payloads are decoded to.
         """
+        for name in ("batch", "batch_wait"):
+            if name in options:
+                text = f"stream {event!r}: {name} is for handlers; a stream hands out one event after the other."
+                raise ConfigError("OPTION_INVALID", text, option=name)
         kind = options.pop("type", Any)
         options.setdefault("concurrency", 64)
 
@@ -283,4 +281,4 @@ class EventDoor:
         self._loop = None
 
     def __repr__(self) -> str:
-        return f"<events of {self._host!r}>"
+        return f"<events: {len(self._ready)} publishers, {len(self._host.declarations)} declared subscriptions>"

@@ -67,9 +67,10 @@ class Group:
             AdapterError: It cannot be joined now.
         """
         place = self.plan.place
-        self.sources = [self._source(place.channel, window)]
-        if self.plan.moves is not None and not can.retry_joins:
-            self.sources.append(self._source(place.private(Purpose.RETRY, self.name), max(8, window // 4)))
+        retry = max(1, window // 8) if self.plan.moves is not None and not can.retry_joins else 0
+        self.sources = [self._source(place.channel, max(1, window - retry))]
+        if retry:
+            self.sources.append(self._source(place.private(Purpose.RETRY, self.name), retry))
         results = await asyncio.gather(*(source.start() for source in self.sources), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         if errors:
@@ -111,7 +112,7 @@ class Group:
         for source in self.sources:
             source.paused = True
         for subscription in self.subscriptions.values():
-            subscription.begin_stop()
+            subscription.begin_stop(failure)
         log.error("group %s stopped: %s", self.name, failure)
         if not self.failed.done():
             self.failed.set_result(failure)
@@ -229,6 +230,7 @@ class Group:
         subscription.begin_stop()
         del self.subscriptions[subscription.event]
         await self._finish([subscription], grace)
+        self._hand_back([subscription], (READY, PARKED, LANED, RUNNING, MOVING), lanes=True)
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, hand back what has not started, let handlers and moves finish, settle, close.
@@ -244,14 +246,14 @@ class Group:
             subscription.begin_stop()
         self._hand_back(mine, (READY, PARKED), lanes=False)
         await asyncio.gather(*(source.stop() for source in self.sources))
-        await self._finish(mine, grace)
+        settled = await self._finish(mine, grace)
         self._hand_back(mine, (READY, PARKED, LANED, RUNNING, MOVING), lanes=True)
-        await asyncio.gather(*(source.close(CLOSE) for source in self.sources))
+        await asyncio.gather(*(source.close(CLOSE if settled else 0.0) for source in self.sources))
         self.subscriptions.clear()
         self.plan.emptied(self)
 
-    async def _finish(self, subscriptions: Sequence[Subscription], grace: float) -> None:
-        """Wait for handlers, then for moves, which keep at least a second of the grace time."""
+    async def _finish(self, subscriptions: Sequence[Subscription], grace: float) -> bool:
+        """Wait for handlers, then for moves, which keep at least a second of the grace time; tell if all is settled."""
         clock = self.plan.bounds.clock
         end = clock.now() + grace
         calm = await asyncio.gather(*(subscription.finish(grace) for subscription in subscriptions))
@@ -259,9 +261,9 @@ class Group:
             log.warning("group %s: handlers still run after %g s; they are ended", self.name, grace)
         await asyncio.gather(*(subscription.end() for subscription in subscriptions))
         if self.plan.moves is not None:
-            await self.plan.moves.calm(max(1.0, end - clock.now()))
+            await self.plan.moves.calm(max(1.0, end - clock.now()), None if self._stopping else subscriptions)
         self._hand_back(subscriptions, (READY, PARKED, RUNNING), lanes=False)
-        await asyncio.gather(*(source.flush(CLOSE) for source in self.sources))
+        return all(await asyncio.gather(*(source.flush(CLOSE) for source in self.sources)))
 
     def _hand_back(self, subscriptions: Sequence[Subscription], states: Sequence[int], *, lanes: bool) -> None:
         """Give items back; those of a lane only with `lanes`: after their head is settled, and in order."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ._codec import Decoding, Unreadable
+from ._codec import Decoding
 from ._event import Event, Session
 from ._handler import Handle, Handler, Signature, build
 from ._headers import CONTENT_TYPE
@@ -19,7 +19,7 @@ from ._retry import Reject
 
 Verify = Callable[[Session], Any]
 """Checks a session before the handler runs: falsy or an error refuses it. May be asynchronous."""
-Poison = Callable[[Item, str], None]
+Apart = Callable[[Item, Exception], None]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,16 +32,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     site: SubscriberSite
     sessions: Mapping[str, Verify]
     executor: Callable[[], Executor]
-    poison: Poison
-    """Told of an item of a batch whose body cannot be read."""
+    apart: Apart
+    """Told of an item of a batch that fails apart from the others: unreadable, or with a session that is refused."""
 
 
 def compile_handling(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
     """Return what runs the handler for items: one item, or a batch of them."""
     signature, site = recipe.signature, recipe.site
     innermost = build(recipe.handler, signature, recipe.executor)
-    if recipe.sessions:
-        innermost = _checked(innermost, recipe.sessions, batch=signature.batch)
+    if recipe.sessions and not signature.batch:
+        innermost = _checked(innermost, recipe.sessions)
     chain = wrap_subscriber(recipe.middleware, innermost, site)
     if signature.batch:
         return _batches(recipe, chain)
@@ -83,24 +83,29 @@ def _batches(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaita
             delivery = item.delivery
             try:
                 message = read(delivery.body, delivery.headers.get(CONTENT_TYPE))
-            except Unreadable as error:
-                recipe.poison(item, str(error))
+                event = Event(name, group, item.attempt, message, delivery)
+                await _check(event, recipe.sessions)
+            except Exception as error:
+                recipe.apart(item, error)
             else:
-                events.append(Event(name, group, item.attempt, message, delivery))
+                events.append(event)
         return await chain(events) if events else None
 
     return handle
 
 
-def _checked(innermost: Handle, sessions: Mapping[str, Verify], *, batch: bool) -> Handle:
+def _checked(innermost: Handle, sessions: Mapping[str, Verify]) -> Handle:
     async def call(event: Any) -> object:
-        for each in event if batch else (event,):
-            session = each.session
-            verify = sessions.get(session.tag) if session is not None else None
-            if verify is not None and session is not None:
-                verdict = verify(session)
-                if not (await verdict if isawaitable(verdict) else verdict):
-                    raise Reject(f"session {session.tag!r} was refused")
+        await _check(event, sessions)
         return await innermost(event)
 
     return call
+
+
+async def _check(event: Event[Any], sessions: Mapping[str, Verify]) -> None:
+    session = event.session if sessions else None
+    verify = sessions.get(session.tag) if session is not None else None
+    if verify is not None and session is not None:
+        verdict = verify(session)
+        if not (await verdict if isawaitable(verdict) else verdict):
+            raise Reject(f"session {session.tag!r} was refused")

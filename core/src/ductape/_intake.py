@@ -123,9 +123,13 @@ class Source:
             timer = self._clock.call_later(STOP, self._task.cancel)
             await asyncio.wait({self._task})
             timer.cancel()
+            if self._task.cancelled():
+                return  # its call is still under way, and there is one at a time
+        end = self._clock.now() + STOP
         try:
             while self.receiver is not None and await self._receive(self.receiver, max(1, self.window), 0.0):
-                pass
+                if self._clock.now() >= end:
+                    return
         except AdapterError as error:
             log.debug("%s: after stop: %s", self.name, error)
 

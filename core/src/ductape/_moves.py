@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,7 +13,7 @@ from . import _headers as h
 from ._bounds import wait_until
 from ._capabilities import Capabilities
 from ._clock import Clock
-from ._lanes import MOVING, Item
+from ._lanes import MOVING, Holder, Item
 from ._names import ids
 from ._outbox import Outbox
 from ._records import Delivery, Outgoing, Purpose, Verdict
@@ -42,7 +42,7 @@ class Moves:
         self.error: PublishError | AdapterError | None = None
         """Why the last copy could not be stored; None once one was."""
         self._group, self._outbox, self._clock = group, outbox, clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Item] = {}
 
     @property
     def running(self) -> int:
@@ -60,8 +60,8 @@ class Moves:
     def _begin(self, item: Item, move: Coroutine[object, object, None]) -> None:
         item.state = MOVING
         task = asyncio.get_running_loop().create_task(move)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = item
+        task.add_done_callback(lambda done: self._tasks.pop(done))
 
     async def _move(self, item: Item, purpose: Purpose, record: Outgoing, reason: str) -> None:
         stored = ""
@@ -111,12 +111,13 @@ class Moves:
         size = len(delivery.body) + sum(len(name) + len(value) for name, value in headers.items())
         return Outgoing(delivery.body, headers, id, delivery.key, delay, dedup, delivery, size)
 
-    async def calm(self, seconds: float) -> None:
-        """Wait for the moves under way, for at most `seconds`; end the others. Their originals stay."""
-        if self._tasks:
-            gathered = asyncio.gather(*self._tasks, return_exceptions=True)
+    async def calm(self, seconds: float, holders: Sequence[Holder] | None = None) -> None:
+        """Wait for the moves of these (None: all), for at most `seconds`; end the others. Their originals stay."""
+        tasks = [task for task, item in self._tasks.items() if holders is None or item.holder in holders]
+        if tasks:
+            gathered = asyncio.gather(*tasks, return_exceptions=True)
             await wait_until(gathered, self._clock, self._clock.now() + seconds)
-        for task in tuple(self._tasks):
+        for task in tasks:
             task.cancel()
 
     def __repr__(self) -> str:

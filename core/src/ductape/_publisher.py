@@ -271,6 +271,8 @@ class Publisher(Generic[T]):
 
     def _add(self, sent: dict[str, str], headers: Mapping[str, str] | None, session: SessionLike | None) -> int:
         """Add the application's headers and session; return their bytes."""
+        if headers is not None and not _is_mapping(headers):
+            raise PayloadError("HEADER_INVALID", f"{self.event}: headers are a mapping of names to text.")
         extra: dict[str, Any] = dict(headers or {})
         for name, value in extra.items():
             if not _good_name(name) or not isinstance(value, str) or "\n" in value or "\r" in value or "\0" in value:
@@ -297,6 +299,10 @@ class Publisher(Generic[T]):
 
 
 _HEADER_RULE = "names are letters, digits, '.', '_' and '-', and values text without line breaks"
+
+
+def _is_mapping(given: Any) -> bool:
+    return isinstance(given, Mapping)
 
 
 def _is_line(text: Any) -> bool:

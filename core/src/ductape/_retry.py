@@ -148,7 +148,12 @@ def keep(can: Capabilities, delay: float) -> Decision:
     """Decide who keeps an unordered delivery for `delay` seconds."""
     if can.retry_delay and can.count is not Count.NONE and can.retry_step <= delay <= can.retry_delay:
         return Decision(Step.SETTLE, delay)
-    hold = HOLD_ON_LOG if can.watermark else HOLD
+    return Decision(Step.PARK if delay <= hold(can) else Step.MOVE, delay)
+
+
+def hold(can: Capabilities) -> float:
+    """Return for how many seconds this process keeps a delivery that waits."""
+    seconds = HOLD_ON_LOG if can.watermark else HOLD
     if can.lease is not None and (can.lease_total or can.lease) <= can.lease:
-        hold = min(hold, can.lease / 2)  # a lease that cannot be renewed would run out while it waits
-    return Decision(Step.PARK if delay <= hold else Step.MOVE, delay)
+        return min(seconds, can.lease / 2)  # a lease that cannot be renewed would run out while it waits
+    return seconds

@@ -63,7 +63,7 @@ class Stream(Generic[T]):
     ) -> None:
         """Describe a stream; entering it joins the group."""
         self._open = open_subscription
-        self._queue: asyncio.Queue[StreamEvent[T]] = asyncio.Queue()
+        self._queue: asyncio.Queue[StreamEvent[T] | None] = asyncio.Queue()
         self._open_events: set[StreamEvent[T]] = set()
         self._subscription: Subscription | None = None
         self._closing = False
@@ -82,6 +82,7 @@ class Stream(Generic[T]):
 
     async def __aenter__(self) -> Stream[T]:
         self._subscription = await self._open(self._feed)
+        self._subscription.ended.add_done_callback(lambda _: self._queue.put_nowait(None))
         return self
 
     async def __aexit__(
@@ -95,8 +96,12 @@ class Stream(Generic[T]):
             await self._subscription.close()
 
     async def __aiter__(self) -> AsyncIterator[StreamEvent[T]]:
-        while True:
-            yield await self._queue.get()
+        while (event := await self._queue.get()) is not None:
+            yield event
+        self._queue.put_nowait(None)  # for every other reader
+        failure = self._subscription.ended.result() if self._subscription is not None else None
+        if failure is not None:
+            raise failure
 
     def __repr__(self) -> str:
         return f"<Stream of {self._subscription!r} waiting={self._queue.qsize()}>"

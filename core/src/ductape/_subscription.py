@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
@@ -17,9 +18,9 @@ from ._middleware import SubscriberSite
 from ._moves import Moves
 from ._options import SubscribeOptions
 from ._records import Delivery, Purpose, Verdict
-from ._retry import Attempt, Step, attempt_of, decide, keep
+from ._retry import Attempt, Step, attempt_of, decide, hold
 from ._workers import Handle, Release, Workers
-from .adapter import Order
+from .adapter import Count, Order
 from .errors import DuctapeError
 
 REMEMBERED = 10_000
@@ -35,8 +36,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     site: SubscriberSite
     options: SubscribeOptions
     order: Order
-    handle: Callable[[Callable[[Item, str], None]], Handle]
-    """Compiles the handling; takes what is told of unreadable items of a batch."""
+    handle: Callable[[Callable[[Item, Exception], None]], Handle]
+    """Compiles the handling; takes what is told of items of a batch that fail apart from the others."""
     moves: Moves | None
     """None: the channel is lossy, and keeps neither retries nor dead letters."""
     clock: Clock
@@ -61,10 +62,12 @@ class Subscription:
         self.event, self.site, self.options = parts.event, parts.site, parts.options
         self.received = self.skipped = self.dropped = self.dead = self.retried = 0
         self.paused = False
+        self.ended: asyncio.Future[DuctapeError | None] = asyncio.get_running_loop().create_future()
+        """Done when it ended, with the reason if it ended by itself."""
         self._parts, self._clock, self._moves = parts, parts.clock, parts.moves
         self._retry = parts.options.retry
         self._workers = Workers(
-            parts.handle(self._poison),
+            parts.handle(self._apart),
             self._outcome,
             parts.clock,
             concurrency=parts.options.concurrency,
@@ -122,7 +125,7 @@ class Subscription:
     def _wait(self, item: Item, due: float) -> None:
         """Keep an arrival that is not due yet: here, or, if that is long, by the broker."""
         can = item.source.can
-        if item.lane is None and can.retry_delay and keep(can, due).step is Step.MOVE:
+        if item.lane is None and can.count is Count.APPROXIMATE and can.retry_delay and due > hold(can):
             item.source.settle(item, Verdict.RETRY, min(due, can.retry_delay))
         else:
             self._park(item, due)
@@ -141,17 +144,29 @@ class Subscription:
             self._poison(items[0], str(failure))
         elif isinstance(failure, Release):
             for item in items:
-                item.source.settle(item, Verdict.RELEASE)
-                self._lanes.finished(item)
+                self._release(item)
         else:
             for item in items:
                 if item.state == RUNNING:
                     self._failed(item, failure)
 
+    def _apart(self, item: Item, failure: Exception) -> None:
+        """One of a batch failed before its handler was called."""
+        self._outcome((item,), failure)
+
+    def _release(self, item: Item) -> None:
+        """Give an item back, and with it, in order, what waits behind it: nothing of its key may overtake it."""
+        item.source.settle(item, Verdict.RELEASE)
+        if item.lane is not None:
+            for each in reversed(list(self._lanes.behind(item))):
+                self._lanes.drop(each)
+                each.source.settle(each, Verdict.RELEASE)
+            self._lanes.finished(item)
+
     def _failed(self, item: Item, error: BaseException) -> None:
         delivery = item.delivery
         self._workers.failed += 1
-        enough = item.certain or self._failed_here(delivery) >= 2
+        enough = self._failed_here(delivery) >= 2 or item.certain
         decision = decide(
             self._retry, item.source.can, item.attempt, enough=enough, ordered=item.lane is not None, error=error
         )
@@ -165,6 +180,7 @@ class Subscription:
             extra={"event": self.event, "message_id": delivery.headers.get(h.ID)},
         )
         if decision.step is Step.BURY:
+            self._failures.pop(delivery.headers.get(h.ID) or delivery.position, None)  # a replay begins anew
             self._bury(item, decision.reason, error)
             return
         delivery.failed += 1
@@ -261,8 +277,10 @@ class Subscription:
 
     # -- the ordered end, driven by the group
 
-    def begin_stop(self) -> None:
-        """Start nothing more."""
+    def begin_stop(self, failure: DuctapeError | None = None) -> None:
+        """Start nothing more; a failure says why it ended by itself."""
+        if failure is not None and not self.ended.done():
+            self.ended.set_result(failure)
         self._workers.pause()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -287,6 +305,8 @@ class Subscription:
 
     async def end(self) -> None:
         """End the workers, with whatever still runs."""
+        if not self.ended.done():
+            self.ended.set_result(None)
         await self._workers.stop()
 
     # -- for applications

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from ._bounds import wait_until
 from ._clock import Clock
 from ._lanes import RUNNING, Item, Lanes
 from .errors import HandlerTimeout
@@ -27,7 +28,8 @@ class _Worker:
         self.task: asyncio.Task[None] | None = None
         self.items: Sequence[Item] = ()
         self.since = 0.0
-        self.expired = False
+        self.expired = 0
+        """How often the timeout asked it to end."""
 
 
 class Workers:
@@ -57,7 +59,7 @@ class Workers:
         self._calm: asyncio.Future[None] | None = None
         self._filling: asyncio.Future[None] | None = None
         self._wanted = 0
-        self._paused = False
+        self._paused = self._ended = False
         self.running = 0
 
     def serve(self, lanes: Lanes, batch: int = 1, batch_wait: float = 0.0) -> None:
@@ -83,6 +85,8 @@ class Workers:
         while True:
             item = self._lanes.next() if self._lanes is not None and not self._paused else None
             if item is None:
+                if self._ended:
+                    return
                 await self._wait()
                 continue
             item.state = RUNNING
@@ -98,12 +102,15 @@ class Workers:
                 await handle(items)
             except Exception as error:
                 failure = error
-            except asyncio.CancelledError:
-                if not worker.expired:
+            except asyncio.CancelledError as error:
+                if worker.expired:
+                    text = f"the handler ran longer than {self._timeout:g} s and was ended."
+                    failure = HandlerTimeout("HANDLER_TIMEOUT", text)
+                elif worker.task is not None and worker.task.cancelling():
                     self._left(worker)
                     raise
-                text = f"the handler ran longer than {self._timeout:g} s and was ended."
-                failure = HandlerTimeout("HANDLER_TIMEOUT", text)
+                else:
+                    failure = error  # the handler's own: something that it awaited was cancelled
             self._left(worker)
             self._outcome(items, failure)
 
@@ -117,8 +124,8 @@ class Workers:
         self.handled += len(worker.items)
         self.running -= 1
         worker.items = ()
-        if worker.expired:
-            worker.expired = False
+        while worker.expired:
+            worker.expired -= 1
             if worker.task is not None:
                 worker.task.uncancel()
         if not self.running and self._calm is not None and not self._calm.done():
@@ -169,7 +176,7 @@ class Workers:
         now = self._clock.now()
         for worker in self._workers:
             if worker.items and now - worker.since >= self._timeout and worker.task is not None:
-                worker.expired = True
+                worker.expired += 1
                 worker.task.cancel()
         if self._sweeping:
             self._clock.call_later(min(1.0, self._timeout / 4), self._sweep)
@@ -202,11 +209,13 @@ class Workers:
 
     async def stop(self) -> None:
         """End the workers, with whatever still runs."""
+        self._ended = True
         tasks = [worker.task for worker in self._workers if worker.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1.0)  # a handler that swallows its end is left to itself
+            gathered = asyncio.gather(*tasks, return_exceptions=True)
+            await wait_until(gathered, self._clock, self._clock.now() + 1.0)  # one that swallows its end is left
 
     def __repr__(self) -> str:
         return f"<Workers running={self.running}/{self._concurrency} handled={self.handled}>"

@@ -1,11 +1,11 @@
 """Everything that the author of an adapter reads, on one page.
 
-::
-
-    Adapter     knows its config type; connects                    1 method
-    Connection  opens senders and receivers; declares channels     7 methods, 2 of them abstract
-    Sender      stores records                                     3 methods, 1 abstract
-    Receiver    hands over deliveries, settles them                5 methods, 4 abstract
+```text
+Adapter     knows its config type; connects                    1 method
+Connection  opens senders and receivers; declares channels     7 methods, 2 of them abstract
+Sender      stores records                                     3 methods, 1 abstract
+Receiver    hands over deliveries, settles them                5 methods, 4 abstract
+```
 
 The kernel calls, the adapter answers. An adapter never retries, never reconnects by itself, never waits without a
 bound, never starts a handler, and never formats an error for a user. Three rules replace the code that this would need:

@@ -1,24 +1,24 @@
 """Every error that ductape raises, in one tree.
 
-::
-
-    DuctapeError                    code, text, fields; the native error is its __cause__
-    ├── CatalogError                BROKER_NOT_FOUND  TOPIC_NOT_FOUND  ENV_NOT_FOUND  PRODUCT_NOT_FOUND  BROKER_EXISTS
-    │                               TOPIC_EXISTS  TAG_INVALID  TAG_MISMATCH  CATALOG_READ_ONLY  CATALOG_INVALID
-    ├── ConfigError                 CONFIG_INVALID  VARIABLE_MISSING  OPTION_INVALID  MIDDLEWARE_NOT_FOUND
-    │   └── AdapterNotUsable        ADAPTER_NOT_INSTALLED  ADAPTER_UNKNOWN  ADAPTER_AMBIGUOUS  ADAPTER_INCOMPATIBLE
-    ├── CapabilityError             CAPABILITY_MISSING
-    ├── HandlerError                HANDLER_INVALID
-    ├── PayloadError                PAYLOAD_INVALID  PAYLOAD_UNREADABLE  HEADER_INVALID
-    │   └── MessageTooLarge         MESSAGE_TOO_LARGE
-    ├── PublishError                PUBLISH_FAILED  PUBLISH_TIMEOUT; ``stored`` says "no" or "maybe"
-    │   ├── Overloaded              OVERLOADED
-    │   └── ManyFailed              PUBLISH_FAILED; ``results`` has a receipt or an error for every message
-    ├── OpenError                   CONNECT_FAILED  SUBSCRIBE_FAILED
-    ├── StateError                  CLOSED  WRONG_LOOP  ALREADY_OPEN  ALREADY_SUBSCRIBED
-    │                               ALREADY_SETTLED
-    ├── HandlerTimeout              HANDLER_TIMEOUT
-    └── AdapterError                ADAPTER_FAILURE; ``fault`` says what the kernel may do (raised by adapters only)
+```text
+DuctapeError                    code, text, fields; the native error is its __cause__
+├── CatalogError                BROKER_NOT_FOUND  TOPIC_NOT_FOUND  ENV_NOT_FOUND  PRODUCT_NOT_FOUND  BROKER_EXISTS
+│                               TOPIC_EXISTS  TAG_INVALID  TAG_MISMATCH  CATALOG_READ_ONLY  CATALOG_INVALID
+├── ConfigError                 CONFIG_INVALID  VARIABLE_MISSING  OPTION_INVALID  MIDDLEWARE_NOT_FOUND
+│   └── AdapterNotUsable        ADAPTER_NOT_INSTALLED  ADAPTER_UNKNOWN  ADAPTER_AMBIGUOUS  ADAPTER_INCOMPATIBLE
+├── CapabilityError             CAPABILITY_MISSING
+├── HandlerError                HANDLER_INVALID
+├── PayloadError                PAYLOAD_INVALID  PAYLOAD_UNREADABLE  HEADER_INVALID
+│   └── MessageTooLarge         MESSAGE_TOO_LARGE
+├── PublishError                PUBLISH_FAILED  PUBLISH_TIMEOUT; ``stored`` says "no" or "maybe"
+│   ├── Overloaded              OVERLOADED
+│   └── ManyFailed              PUBLISH_FAILED; ``results`` has a receipt or an error for every message
+├── OpenError                   CONNECT_FAILED  SUBSCRIBE_FAILED
+├── StateError                  CLOSED  WRONG_LOOP  ALREADY_OPEN  ALREADY_SUBSCRIBED
+│                               ALREADY_SETTLED
+├── HandlerTimeout              HANDLER_TIMEOUT
+└── AdapterError                ADAPTER_FAILURE; ``fault`` says what the kernel may do (raised by adapters only)
+```
 
 A text says what happened, where, and what to do about it. It never holds a secret or a payload.
 """

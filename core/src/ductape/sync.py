@@ -118,7 +118,7 @@ class Ductape:
         """
         self._portal = _Portal()
         self._client = _Client(**options)
-        self._portal.forked = self._client.abandon
+        self._portal.forked = self._client._abandon
         self.event = _EventDoor(self._client, self._portal)
         self.broker = _BrokerDoor(self._client, self._portal)
         atexit.register(self.close)

@@ -6,7 +6,7 @@ import math
 
 from ductape.adapter import Adapter, Capabilities, Connection, Count, Durability, Groups, Order, Site
 
-from ._config import RedisConfig, Tls, validate
+from ._config import RedisConfig, Tls
 
 __all__ = ["RedisAdapter", "RedisConfig", "Tls"]
 
@@ -49,7 +49,6 @@ class RedisAdapter(Adapter[RedisConfig]):
         Raises:
             AdapterError: ``CONFIG`` for what only an operator can mend, ``TRANSIENT`` if the server is away.
         """
-        validate(config)
         from ._connection import RedisConnection  # the client library is loaded only when it is used
 
         return await RedisConnection.open(config, site)

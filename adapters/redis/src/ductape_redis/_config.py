@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from ductape.adapter import AdapterError, Fault, Secret, SecretUrl
+from ductape.adapter import Secret, SecretUrl
 
-__all__ = ["RedisConfig", "Tls", "validate"]
+__all__ = ["RedisConfig", "Tls"]
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,13 +29,19 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One Redis server, and how its streams are used."""
 
     host: str = "localhost"
+    """The server's name or address."""
     port: int = 6379
+    """Its port."""
     username: str | None = None
+    """An ACL user."""
     password: Secret | None = None
+    """The user's, or the server's alone."""
     db: int = 0
+    """The number of the database."""
     url: SecretUrl | None = None
     """``redis://``, ``rediss://`` or ``unix://``; instead of the fields above."""
     tls: bool | Tls = False
+    """Encrypted, with the system's certificates, or with `ca`, `cert`, `key` (paths) and `verify`."""
     mode: Literal["stream", "pubsub"] = "stream"
     """``stream`` keeps messages for groups; ``pubsub`` gives them to whoever listens now and keeps nothing."""
     channel: str | None = None
@@ -51,20 +57,16 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
     native: Mapping[str, object] = {}
     """Options for ``redis.asyncio.Redis``, as they are."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant; the kernel makes a ``CONFIG_INVALID`` with its place of it.
 
-def validate(config: RedisConfig) -> None:
-    """Refuse what cannot be meant.
-
-    Args:
-        config: A config whose types are right.
-
-    Raises:
-        AdapterError: ``CONFIG``, naming the path.
-    """
-    problem = _url_problem(config) if config.url else _address_problem(config)
-    problem = problem or _stream_problem(config) or _tls_problem(config.tls)
-    if problem:
-        raise AdapterError(Fault.CONFIG, f"config.{problem}")
+        Raises:
+            ValueError: Naming the field.
+        """
+        problem = _url_problem(self) if self.url else _address_problem(self)
+        problem = problem or _stream_problem(self) or _tls_problem(self.tls)
+        if problem:
+            raise ValueError(problem)
 
 
 def _url_problem(config: RedisConfig) -> str:

@@ -49,8 +49,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             return (await loop.create_unix_connection(make, self.path))[1]
         return (await loop.create_connection(make, self.host, self.port, ssl=self.tls))[1]
 
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
     def __repr__(self) -> str:
-        return f"<Endpoint {self.path or f'{self.host}:{self.port}'}/{self.db}>"
+        return f"<Endpoint {self}/{self.db}>"
 
 
 class _Batch:
@@ -198,11 +201,11 @@ class Link:
         except ssl.SSLCertVerificationError as error:
             raise AdapterError(Fault.CONFIG, f"the server's certificate is refused: {error.verify_message}") from error
         except ssl.SSLError as error:
-            raise AdapterError(Fault.CONFIG, f"no TLS with {self._endpoint!r}: {error.reason}") from error
+            raise AdapterError(Fault.CONFIG, f"no TLS with {self._endpoint}: {error.reason}") from error
         except TimeoutError as error:
-            raise AdapterError(Fault.TRANSIENT, f"no connection to {self._endpoint!r} within {CONNECT:g} s") from error
+            raise AdapterError(Fault.TRANSIENT, f"no connection to {self._endpoint} within {CONNECT:g} s") from error
         except OSError as error:
-            text = f"no connection to {self._endpoint!r}: {error.strerror or error}"
+            text = f"no connection to {self._endpoint}: {error.strerror or error}"
             raise AdapterError(Fault.TRANSIENT, text) from error
         finally:
             if wire is not None and not self.id:

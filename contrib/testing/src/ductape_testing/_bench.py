@@ -345,7 +345,7 @@ class Bench:
             raise ConfigError("OPTION_INVALID", text, option="group")
 
     def _check_handler(self, handler: object, what: str) -> None:
-        known = [*self._watch.handlers, *(each.handler for each in self._client.declarations)]
+        known = [*self._watch.handlers, *(each.handler for each in self._client._declarations)]
         if not callable(handler) or not any(same(handler, each) for each in known):
             names = ", ".join(dict.fromkeys(getattr(each, "__qualname__", repr(each)) for each in known)) or "none"
             text = f"bench.{what}: {handler!r} is not subscribed. Those are: {names}."
