@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from core.tests.kit import EVENT, Fake, FakeConnection, FakeSender, answered, failing, never, opened, quiet
+from core.tests.fake import Fake, FakeConnection, FakeSender, answered, failing, never
+from core.tests.kit import EVENT, opened, quiet
 from ductape.adapter import Channel, Fault, Limits, Outgoing, Stored
 from ductape.errors import AdapterError, PublishError
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from core.tests.kit import EVENT, Fake, FakeSender, answered, failing, never, opened, quiet
+from core.tests.fake import Fake, FakeSender, answered, failing, never
+from core.tests.kit import EVENT, opened, quiet
 from ductape.adapter import Fault, Limits, Outgoing, Stored
 from ductape.errors import ConfigError, ManyFailed, Overloaded, PayloadError, PublishError, StateError
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.tests.kit import Fake, FakeReceiver, failing, never, opened, quiet
+from core.tests.fake import Fake, FakeReceiver, OneChannel, failing, never
+from core.tests.kit import opened, quiet
 from ductape import Retry
 from ductape.adapter import Capabilities, Count, Fault, Order, Purpose, Verdict
 from ductape_memory import LOG
@@ -76,12 +77,11 @@ async def test_a_receiver_that_goes_on_delivering_after_stop_is_closed_within_a_
 
 
 async def test_a_receive_that_hangs_at_stop_is_abandoned_and_not_called_beside_itself() -> None:
-    running = 0
+    calls = 0
 
     async def hangs(receiver: FakeReceiver, limit: int, wait: float) -> Any:
-        nonlocal running
-        running += 1
-        assert running == 1, "one call at a time"
+        nonlocal calls
+        calls += 1
         return await never()
 
     async with opened(fake := Fake(DELAYS)) as shop:
@@ -92,6 +92,7 @@ async def test_a_receive_that_hangs_at_stop_is_abandoned_and_not_called_beside_i
         await shop.close()
         assert shop.clock.now() - began <= 15
         assert fake.receiver.closed
+        assert calls == 1
 
 
 async def test_a_stop_and_a_close_that_hang_are_abandoned() -> None:
@@ -244,32 +245,36 @@ async def test_a_dead_letter_is_stored_before_the_original_is_acked_and_health_t
 
 
 async def test_closing_one_subscription_of_a_group_leaves_the_moves_of_the_others_alone() -> None:
-    topics = {"new": {}, "old": {}}
-    async with opened(fake := Fake(DELAYS), topics=topics, grace=2) as shop:
-        shop.client._catalog  # noqa: B018
-        gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        async def slow(sender: Any, records: Any) -> Any:
-            await gate
-            return await sender.store(records)
+    async def slow(sender: Any, records: Any) -> Any:
+        await gate
+        return await sender.store(records)
 
+    async with opened(fake := OneChannel(DELAYS), topics={"new": {}, "old": {}}, grace=2) as shop:
         fake.always["send to dead"] = slow
         await shop.subscribe(shop.log(lambda event: ValueError()), retry=Retry(attempts=1), group="all")
-        [group] = shop.client.engine.groups.values()  # type: ignore[union-attr]
-        group.subscriptions["orders:old"] = other = await _twin(shop)
+        other = await shop.subscribe(shop.log(), "orders:old", group="all")
         fake.feed(b"1")
         await shop.until(lambda: fake.sent)
-        await shop.run(group.leave(other, 2.0))
+        await shop.run(other.close())
         gate.set_result(None)
         await shop.until(lambda: fake.settlements)
         assert fake.settlements == [("1", ACK, 0.0)]
 
 
-async def _twin(shop: Any) -> Any:
-    """A subscription of another event, to be put into the group of the first."""
-    await shop.subscribe(shop.log(), "orders:old", group="other")
-    groups = shop.client.engine.groups
-    return next(each for group in groups.values() for each in group.subscriptions.values() if each.event == "orders:old")
+async def test_closing_one_subscription_of_a_group_hands_back_what_it_has_not_started() -> None:
+    topics = {"new": {"order": "key"}, "old": {"order": "key"}}
+    async with opened(fake := OneChannel(ORDERED), topics=topics, grace=2) as shop:
+        log = shop.log(lambda event: shop.clock.sleep(1))
+        closing = await shop.subscribe(log, group="all")
+        await shop.subscribe(shop.log(), "orders:old", group="all")
+        fake.feed(*bodies(4), key="a")
+        await shop.until(lambda: log.calls)
+        await shop.run(closing.close())
+        await shop.advance(1)
+        assert log.messages == [0]
+        assert fake.settlements == [("0", ACK, 0.0), *((str(n), RELEASE, 0.0) for n in range(1, 4))]
 
 
 # ---- rule 7: drain and end

@@ -25,7 +25,7 @@ from ._registry import Registry, default_registry
 from ._runner import Signals, run
 from ._store import Store, open_store
 from .adapter import Adapter
-from .errors import ConfigError, DuctapeError, StateError
+from .errors import ConfigError, StateError
 
 T = TypeVar("T")
 
@@ -143,10 +143,8 @@ class Ductape:
         """
         self._closed = False
         engine = self._begin()
-        opened = {
-            (each.event, each.site.group) for group in engine.groups.values() for each in group.subscriptions.values()
-        }
-        if not opened and self._declarations:
+        if self._declarations and not engine.declared:
+            engine.declared = True
             try:
                 await engine.subscribe(self._declarations)
             except BaseException:
@@ -160,10 +158,12 @@ class Ductape:
             grace: Seconds for running handlers, instead of the client's.
         """
         self._closed = True
-        engine, self._engine = self._engine, None
-        self.event.forget()
-        if engine is not None:
+        engine = self._engine
+        if engine is not None:  # handlers that still run may publish until they are done
             await engine.close(grace)
+        if self._engine is engine:
+            self._engine = None
+            self.event.forget()
 
     def _abandon(self) -> None:
         """Forget what runs without closing it: it belongs to the parent of this forked process."""
@@ -197,13 +197,11 @@ class Ductape:
 
     async def _until_stopped(self, stop: asyncio.Future[None]) -> None:
         engine = self._begin()
-        failures: set[asyncio.Future[Any]] = {group.failed for group in engine.groups.values()}
-        done, _ = await asyncio.wait({stop, *failures}, return_when=asyncio.FIRST_COMPLETED)
-        failed = next((each for each in done if each is not stop), None)
-        if failed is not None:
+        either: set[asyncio.Future[Any]] = {stop, engine.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if engine.failed.done():
             await self.close()
-            failure: DuctapeError = failed.result()
-            raise failure
+            raise engine.failed.result()
 
     def stop(self) -> None:
         """End `serve`; from the loop's own thread."""

@@ -37,7 +37,7 @@ class SystemClock:
     def __init__(self) -> None:
         """Bind to the running loop."""
         loop = asyncio.get_running_loop()
-        self.now = loop.time
+        self.now = time.monotonic  # what a loop's own time is, without its frame
         self.time = time.time
         self.call_later = loop.call_later
         self.sleep = asyncio.sleep

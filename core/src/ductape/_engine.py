@@ -32,7 +32,7 @@ from ._records import Channel, Purpose
 from ._subscription import Parts, Subscription
 from ._workers import Handle
 from .adapter import Order
-from .errors import AdapterError, Fault, OpenError, StateError
+from .errors import AdapterError, DuctapeError, Fault, OpenError, StateError
 
 OPEN_WITHIN = 30.0
 """Seconds for which opening a subscription is tried while its broker is away."""
@@ -63,6 +63,11 @@ class Engine:
         self.groups: dict[tuple[int, str, str], Group] = {}
         self.outboxes: dict[tuple[int, tuple[str, str, str]], Outbox] = {}
         self.closed = False
+        self.declared = False
+        """The client's declared subscriptions were opened."""
+        self.failed: asyncio.Future[DuctapeError] = self.loop.create_future()
+        """Done when a subscription ended by itself."""
+        self._closing: asyncio.Task[None] | None = None
         self._publishers: dict[tuple[str, str, str | None, Any], Publisher[Any]] = {}
         self._executor: ThreadPoolExecutor | None = None
 
@@ -130,6 +135,8 @@ class Engine:
             CapabilityError: The provider cannot do what is asked for.
         """
         self.usable()
+        if self._closing is not None:
+            raise closed("subscribe")
         watch = self.settings.watch
         if watch is not None:
             declarations = [watch(each) for each in declarations]
@@ -170,6 +177,7 @@ class Engine:
             if not joining.joined.cancelled():  # else whoever opened it failed, and this one tries
                 return self._add(joining, part, orders)
         group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
+        group.failed.add_done_callback(self._ended)
         try:
             subscriptions = self._add(group, part, orders)
             window = sum(each.options.window(can) for each, _ in part)
@@ -217,6 +225,10 @@ class Engine:
             return self.outbox(place.link, channel), can
 
         return opened
+
+    def _ended(self, failed: asyncio.Future[DuctapeError]) -> None:
+        if not self.failed.done():
+            self.failed.set_result(failed.result())
 
     def _emptied(self, group: Group) -> None:
         for key, each in list(self.groups.items()):
@@ -293,10 +305,12 @@ class Engine:
     # -- the end
 
     async def close(self, grace: float | None = None) -> None:
-        """Stop every group in order, then store what was published, then close the connections."""
-        if self.closed:
-            return
-        seconds = self.settings.grace if grace is None else grace
+        """Stop every group in order, then store what was published, then close the connections. Idempotent."""
+        if self._closing is None:
+            self._closing = self.loop.create_task(self._close(self.settings.grace if grace is None else grace))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, seconds: float) -> None:
         await asyncio.gather(*(group.stop(seconds) for group in list(self.groups.values())))
         self.closed = True
         await asyncio.gather(*(outbox.close(max(1.0, seconds)) for outbox in self.outboxes.values()))

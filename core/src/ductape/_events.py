@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from threading import get_ident
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ._config import snake
@@ -11,7 +12,7 @@ from ._dead import DeadLetter, dead_letters
 from ._engine import Declaration, Engine
 from ._event import Receipt
 from ._handler import Handler, read_signature
-from ._names import split_event
+from ._names import ids, split_event
 from ._options import read_options
 from ._publisher import Publisher, SessionLike
 from ._stream import Stream
@@ -45,6 +46,7 @@ class EventDoor:
         self._host = host
         self._ready: dict[str, Publisher[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = self._forks = 0
 
     # -- publish
 
@@ -84,12 +86,17 @@ class EventDoor:
         """
         if type(event) is str and "env" not in options and "product" not in options:
             publisher = self._ready.get(event)
-            if publisher is not None and self._loop is asyncio.get_running_loop() and message is not _MISSING:
+            if publisher is not None and self._here() and message is not _MISSING:
                 try:
                     return publisher.publish(message, **options)
                 except TypeError:
                     pass  # a wrong option: the long way names it
         return self._publish(event, message, options)
+
+    def _here(self) -> bool:
+        """Tell whether this is the loop that publishers are open on; asking for the running one costs a system call."""
+        loop = self._loop
+        return loop is not None and loop.is_running() and self._thread == get_ident() and self._forks == ids.forks
 
     async def _publish(self, event: Any, message: Any, options: dict[str, Any]) -> Receipt:
         """The first publish of an event, and every one that names an environment."""
@@ -109,7 +116,8 @@ class EventDoor:
         engine = self._host.begin()
         publisher = await engine.publisher(event, env)
         if env is None:
-            self._ready[event], self._loop = publisher, engine.loop
+            self._ready[event] = publisher
+            self._loop, self._thread, self._forks = engine.loop, get_ident(), ids.forks
         return await publisher.publish(message, **options)
 
     async def publish_many(

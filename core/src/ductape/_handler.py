@@ -136,6 +136,8 @@ def build(handler: Handler, signature: Signature, executor: Callable[[], Executo
         return _threaded(handler, arguments, executor)
     if signature.takes == (True,):
         return handler
+    if signature.takes == (False,) and not signature.batch:
+        return lambda event: handler(event.message)
 
     async def call(event: Any) -> object:
         return await handler(*arguments(event))

@@ -135,6 +135,9 @@ class Source:
 
     async def close(self, seconds: float) -> None:
         """Flush settlements for at most `seconds`, then close the receiver."""
+        self._stopping = True
+        if self._task is not None:
+            self._task.cancel()  # of one that was opened beside another that failed; else it ended at `stop`
         await self.settling.flush(seconds)
         self.settling.stop()
         receiver, self.receiver = self.receiver, None
@@ -236,7 +239,7 @@ class Source:
         for item in [item for item in self.held if item.delivery.epoch is epoch]:
             if item.state in (READY, LANED, PARKED):
                 item.holder.drop(item)
-                self.forget(item)
+                self.forget((item,))
         if not epoch.alive:
             self._epochs.discard(epoch)
             self.settling.wake()
@@ -256,22 +259,24 @@ class Source:
         """A batch is in hand: see that its leases are kept."""
         self.settling.arrived()
 
-    def forget(self, item: Item) -> None:
-        """Free an item's place."""
-        if self.held.pop(item, GONE) is None:
-            item.state = GONE
-            epoch = item.delivery.epoch
-            epoch.held -= 1
-            if not epoch.held:
-                epoch.settled(0)
-            if self._room is not None and self.window - len(self.held) >= self._enough:
-                self._open_room()
+    def forget(self, items: Sequence[Item]) -> None:
+        """Free the places of items."""
+        held = self.held
+        for item in items:
+            if held.pop(item, GONE) is None:
+                item.state = GONE
+                epoch = item.delivery.epoch
+                epoch.held -= 1
+                if not epoch.held:
+                    epoch.settled(0)
+        if self._room is not None and self.window - len(held) >= self._enough:
+            self._open_room()
 
     def lost(self, item: Item) -> None:
         """Drop an item that is with somebody else, unless a handler has it."""
         if item.state in (READY, LANED, PARKED):
             item.holder.drop(item)
-            self.forget(item)
+            self.forget((item,))
 
     async def flush(self, seconds: float) -> bool:
         """Settle what is queued, for at most `seconds`; tell whether all is answered."""

@@ -72,12 +72,17 @@ class _Ids:
 
     def __init__(self) -> None:
         self.next: Callable[[], str]
-        self.renew()
-        register_at_fork(after_in_child=self.renew)
+        self.forks = 0
+        """How often this process was forked: what a parent opened is not this process's."""
+        self._renew()
+        register_at_fork(after_in_child=self._forked)
 
-    def renew(self) -> None:
-        prefix, numbers = urandom(8).hex(), count()
-        self.next = lambda: f"{prefix}{next(numbers):012x}"
+    def _renew(self) -> None:
+        self.next = map(f"{urandom(8).hex()}%012x".__mod__, count()).__next__
+
+    def _forked(self) -> None:
+        self.forks += 1
+        self._renew()
 
 
 ids = _Ids()

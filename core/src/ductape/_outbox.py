@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from math import inf
 
 import msgspec
@@ -53,7 +54,7 @@ class Outbox:
         self.error: AdapterError | None = None
         """Why the last call failed; None once one went well."""
         self._loop = asyncio.get_running_loop()
-        self._new_future = self._loop.create_future
+        self._new_future = partial(asyncio.Future, loop=self._loop)  # `create_future` without its frame
         self._pressure = pressure
         self._lanes: list[Lane] = []
         self._own: dict[Hashable, Lane] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -63,6 +64,7 @@ class Publisher(Generic[T]):
         self.event = parts.event
         self._encode, self._outbox, self._clock = parts.encoding.encode, parts.outbox, parts.clock
         self._parts, self._deadline = parts, parts.deadline
+        self._loop = get_running_loop()
         chain = parts.wrap(self._send)
         self._chain: Publishing | None = None if chain == self._send else chain
         self._can: Capabilities | None = None
@@ -102,7 +104,7 @@ class Publisher(Generic[T]):
         if key is not None and not isinstance(key, str):
             raise _not_text(self.event, "key", key)
         outbox = self._outbox
-        if self._can is None or not outbox.open:
+        if self._can is None or not outbox.open or get_running_loop() is not self._loop:
             await self._admit(deadline)
         body, sent, id, size = self._prepare(message, id, headers, session, delay)
         if self._chain is not None:
@@ -174,7 +176,7 @@ class Publisher(Generic[T]):
             for message in messages:
                 deadline = self._clock.now() + seconds
                 try:
-                    if self._can is None or not self._outbox.open:
+                    if self._can is None or not self._outbox.open or get_running_loop() is not self._loop:
                         await self._collect(part, results)
                         away = await self._admitted(deadline, away)
                     chosen = key(message) if key is not None else None

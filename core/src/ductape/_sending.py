@@ -21,7 +21,7 @@ DECLARE_AGAIN = 60.0
 """Seconds after which channel and groups are declared again before a call; at rest nothing is."""
 
 
-class Pending(msgspec.Struct, eq=False):
+class Pending(msgspec.Struct, eq=False, gc=False):
     """One record, and who waits for it."""
 
     record: Outgoing
@@ -224,7 +224,7 @@ class Lane:
         if len(answers) != len(batch):
             owner.keeper.discard(sender)
             return [AdapterError(Fault.AMBIGUOUS, f"{len(answers)} answers to {len(batch)} records")] * len(batch)
-        if any(type(answer) is not Stored for answer in answers):
+        if set(map(type, answers)) != {Stored}:
             answers = [_answer(answer) for answer in answers]
             if any(_lost(answer) for answer in answers):
                 owner.keeper.discard(sender)

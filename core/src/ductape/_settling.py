@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ._bounds import SETTLE, Bounds, wait_until
 from ._capabilities import Capabilities
-from ._lanes import GONE, SETTLING, Item
+from ._lanes import SETTLING, Item
 from ._records import Settlement, Verdict
 from .adapter import Annotating, Receiver
 from .errors import AdapterError, Fault
@@ -26,8 +26,8 @@ class Host(Protocol):
     held: dict[Item, None]
     can: Capabilities
 
-    def forget(self, item: Item) -> None:
-        """Free an item's place."""
+    def forget(self, items: Sequence[Item]) -> None:
+        """Free the places of items."""
 
     def broken(self, receiver: Receiver, error: AdapterError) -> None:
         """Give a receiver up."""
@@ -41,10 +41,10 @@ class Settling:
 
     def __init__(self, host: Host, settled: Callable[[Sequence[Settlement], float], None] | None = None) -> None:
         """Serve a source; `settled` observes each call's settlements and seconds."""
-        self.acked = self.retried = self.released = self.lost = self.calls = 0
+        self.settled = self.lost = self.calls = 0
         self.error: AdapterError | None = None
         """Why the last call failed; None once one went well."""
-        self._host, self._settled = host, settled
+        self._host, self._observe = host, settled
         self._clock = host.bounds.clock
         self._queue: list[Item] = []
         self._notes: dict[Item, None] = {}
@@ -84,6 +84,7 @@ class Settling:
         """Look at once."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+            self._waiter = None
 
     # -- life
 
@@ -140,9 +141,9 @@ class Settling:
                 self._backoff = FIRST_BACKOFF
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._waiter
+            await waiter
         finally:
             self._waiter = None
 
@@ -190,23 +191,16 @@ class Settling:
             if error.fault is not Fault.TRANSIENT:
                 self._host.broken(receiver, error)
         self.error = None
-        for item, answer in zip(batch, answers, strict=True):
-            if answer is None:
-                self._done(item)
-            else:
-                self._refused(item, answer)
-        if self._settled is not None:
-            self._settled(settlements, self._clock.now() - began)
-
-    def _done(self, item: Item) -> None:
-        if item.verdict is Verdict.ACK:
-            self.acked += 1
-        elif item.verdict is Verdict.RETRY:
-            self.retried += 1
-        else:
-            self.released += 1
-        item.state = GONE
-        self._host.forget(item)
+        done = batch
+        if any(answers):
+            done = [item for item, answer in zip(batch, answers, strict=True) if answer is None]
+            for item, answer in zip(batch, answers, strict=True):
+                if answer is not None:
+                    self._refused(item, answer)
+        self.settled += len(done)
+        self._host.forget(done)
+        if self._observe is not None:
+            self._observe(settlements, self._clock.now() - began)
 
     def _refused(self, item: Item, answer: AdapterError) -> None:
         """Keep what can be settled again while its epoch lives; the rest is with somebody else."""
@@ -218,8 +212,7 @@ class Settling:
 
     def _gone(self, item: Item) -> None:
         self.lost += 1
-        item.state = GONE
-        self._host.forget(item)
+        self._host.forget((item,))
 
     async def _note(self, receiver: Receiver) -> None:
         notes, self._notes = self._notes, {}
@@ -266,7 +259,7 @@ class Settling:
         self._clock.call_later(pause, self.wake)
 
     def __repr__(self) -> str:
-        return f"<Settling queued={len(self._queue)} acked={self.acked} lost={self.lost}>"
+        return f"<Settling queued={len(self._queue)} settled={self.settled} lost={self.lost}>"
 
 
 def _check(answers: Sequence[AdapterError | None], items: Sequence[Item]) -> None:
