@@ -240,8 +240,8 @@ class FakeReceiver(Receiver):
         self.fake.journal.append(("close receiver", self))
         self.closed = True
         self.ring()
-        self.epoch.end()
         await self.fake.step("close", self, None)
+        self.epoch.end()
 
 
 class OneChannelConfig(FakeConfig, frozen=True, kw_only=True):

@@ -159,6 +159,7 @@ async def test_a_copy_replaces_what_earlier_moves_added() -> None:
         [record] = fake.stored
         assert record.headers["ductape-dead-reason"] == "exhausted"
         assert record.headers["ductape-dead-attempts"] == "5"
+        assert "ductape-dead-unknown" not in record.headers
         kept = {name: value for name, value in record.headers.items() if not name.startswith("ductape-dead")}
         assert kept == {"ductape-event": EVENT, "ductape-id": "m", "traceparent": "00-1", "x": "y"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.tests.fake import Fake, FakeConnection, FakeReceiver, answered, failing
+from core.tests.fake import Fake, FakeConnection, FakeReceiver, answered, failing, never
 from core.tests.kit import opened, quiet
 from ductape import Retry
 from ductape.adapter import Capabilities, Channel, Count, Fault, Intake, Purpose, Verdict
@@ -191,6 +191,24 @@ async def test_any_other_failure_ends_the_epoch_and_opens_a_new_receiver(fault: 
         assert log.messages == [1, 3], "what had not started is with somebody else"
         assert fake.settlements == [("3", ACK, 0.0)]
         assert first.epoch.held == 0
+
+
+async def test_an_epoch_ends_with_its_receiver_also_if_that_does_not_close() -> None:
+    async with opened(fake := Fake()) as shop:
+        release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        log = shop.log(lambda event: release)
+        await shop.subscribe(log)
+        fake.feed(b"1")
+        await shop.until(lambda: log.calls)
+        first = fake.receiver
+        fake.always["close"] = never
+        fake.script("receive", failing(Fault.LOST))
+        first.ring()
+        await shop.until(lambda: fake.receiver is not first)
+        assert not first.epoch.alive
+        release.set_result(None)
+        await shop.advance(1)
+        assert fake.settlements == []
 
 
 async def test_a_receive_that_hangs_is_given_up_and_what_it_brings_later_is_not_handled() -> None:

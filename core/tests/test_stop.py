@@ -150,6 +150,7 @@ async def test_a_lane_goes_back_in_order_after_its_head_is_settled() -> None:
             ("0", ACK, 0.0),
             *((str(n), RELEASE, 0.0) for n in range(1, 5)),
         ]
+        assert [shown for name, shown in fake.journal if name == "settle"][0] == [("0", ACK, 0.0)]  # noqa: RUF015
 
 
 async def test_handlers_get_the_grace_time_and_are_then_ended_and_handed_back() -> None:
@@ -189,7 +190,7 @@ async def test_settlements_do_not_linger_at_stop() -> None:
         release.set_result(None)
         began = shop.clock.now()
         await shop.run(closing)
-        assert shop.clock.now() - began < 0.011
+        assert shop.clock.now() - began < 0.001
         assert len(fake.settlements) == 3
 
 

@@ -39,6 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch: Callable[[Any], Any] | None = None
     """Takes every `Declaration` that is opened, and returns what is opened in its place: for tests."""
 
+    def __repr__(self) -> str:
+        return f"<Settings product={self.product!r} env={self.env!r}>"  # environ holds the process's secrets
+
 
 class Atlas:
     """The places of events, and the links to their brokers."""

@@ -65,7 +65,8 @@ class Ductape:
             middleware: Objects, or names of entry points; the first is the outermost.
             codecs: Further codecs, chosen by content type.
             codec: Content type of the codec that publishes.
-            sessions: Checks of sessions by tag, before a handler runs.
+            sessions: Checks of sessions by tag, before a handler runs; messages without a session, or with another tag,
+                pass.
             deadline: Seconds within which a publish is confirmed or fails.
             grace: Seconds for running handlers when it closes.
             max_pending: Messages a channel may keep waiting before publishing waits.
@@ -108,7 +109,7 @@ class Ductape:
     def _begin(self) -> Engine:
         """Return what runs, beginning if nothing does."""
         engine = self._engine
-        if engine is not None and not engine.closed:
+        if engine is not None and not engine.closed and not engine.loop.is_closed():
             engine.usable()
             return engine
         if self._closed:
@@ -158,7 +159,11 @@ class Ductape:
             grace: Seconds for running handlers, instead of the client's.
         """
         self._closed = True
+        self.stop()
         engine = self._engine
+        if engine is not None and engine.loop.is_closed():  # it was never closed, and can no longer be
+            self._abandon()
+            return
         if engine is not None:  # handlers that still run may publish until they are done
             await engine.close(grace)
         if self._engine is engine:
@@ -166,7 +171,7 @@ class Ductape:
             self.event.forget()
 
     def _abandon(self) -> None:
-        """Forget what runs without closing it: it belongs to the parent of this forked process."""
+        """Forget what runs without closing it: its loop is gone, or belongs to the parent of this forked process."""
         self._engine = None
         self.event.forget()
 

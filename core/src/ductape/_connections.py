@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Bounds
+from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Bounds, Call
 from ._capabilities import Capabilities
 from ._intake import FIRST_BACKOFF, Backoff, Opened
 from ._records import Channel, Intake, Purpose
-from .adapter import Adapter, Connection, Receiver, Sender, Site
+from .adapter import Adapter, Connection, Sender, Site
 from .errors import AdapterError, Fault
+
+T = TypeVar("T")
 
 
 class Link:
@@ -53,6 +55,8 @@ class Link:
         """
         if self._connection is not None:
             return self._connection
+        if self._closed:
+            raise AdapterError(Fault.CONFIG, "the client is closed")
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -83,44 +87,36 @@ class Link:
     ) -> tuple[Connection, Capabilities]:
         """Declare a channel with every group of its topic, and where each begins; tell what it can do here."""
         connection = await self.connection()
-        declared = [msgspec.structs.replace(channel, group=group, start=starts.get(group)) for group in groups] or [
-            channel
-        ]
-        if channel.purpose is not Purpose.EVENTS:
-            declared = [channel]
-        try:
-            for each in declared:
-                await self._bounds.call(connection.declare(each), DECLARE)
-        except AdapterError as error:
-            if error.fault is Fault.LOST:
-                self.discard(connection, error)
-            raise
+        declared = [channel]
+        if channel.purpose is Purpose.EVENTS and groups:
+            declared = [msgspec.structs.replace(channel, group=group, start=starts.get(group)) for group in groups]
+        for each in declared:
+            await self._on(connection, connection.declare(each), DECLARE)
         can = connection.capabilities(channel) or self.adapter.capabilities
         self.known[channel.identity] = can
         return connection, can
 
-    async def open_sender(self, channel: Channel, groups: Sequence[str]) -> Sender:
-        """Declare, then open a sender."""
-        connection, _ = await self.prepare(channel, groups)
+    async def _on(
+        self, connection: Connection, call: Call[T], seconds: float, late: Callable[[T], Call[object]] | None = None
+    ) -> T:
+        """Make a call that opens something; a connection on which it is ``LOST`` is given up."""
         try:
-            return await self._bounds.call(connection.sender(channel), SENDER, late=self._bounds.close)
+            return await self._bounds.call(call, seconds, late)
         except AdapterError as error:
             if error.fault is Fault.LOST:
                 self.discard(connection, error)
             raise
 
+    async def open_sender(self, channel: Channel, groups: Sequence[str]) -> Sender:
+        """Declare, then open a sender."""
+        connection, _ = await self.prepare(channel, groups)
+        return await self._on(connection, connection.sender(channel), SENDER, self._bounds.close)
+
     async def open_receiver(self, channel: Channel, groups: Sequence[str], intake: Intake) -> Opened:
         """Declare, then open a receiver and join the group."""
         connection, can = await self.prepare(channel, groups, {intake.group: intake.start})
-        try:
-            receiver: Receiver = await self._bounds.call(
-                connection.receiver(channel, intake), RECEIVER, late=self._bounds.close
-            )
-        except AdapterError as error:
-            if error.fault is Fault.LOST:
-                self.discard(connection, error)
-            raise
-        return Opened(receiver, can)
+        opening = connection.receiver(channel, intake)
+        return Opened(await self._on(connection, opening, RECEIVER, self._bounds.close), can)
 
     async def check(self) -> None:
         """Make one round trip; raises `AdapterError`."""

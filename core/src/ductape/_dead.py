@@ -108,7 +108,7 @@ class DeadLetter:
 
         Raises:
             PublishError: It could not be stored; it stays a dead letter.
-            StateError: ``ALREADY_SETTLED``.
+            StateError: ``ALREADY_SETTLED``, or ``NOT_SETTLED``: it was replayed, and may be listed again.
         """
         await self._desk.replay(self._item)
 
@@ -116,7 +116,7 @@ class DeadLetter:
         """Remove it for good.
 
         Raises:
-            StateError: ``ALREADY_SETTLED``.
+            StateError: ``ALREADY_SETTLED``, or ``NOT_SETTLED``: it may be listed again.
         """
         await self._desk.discard(self._item)
 
@@ -192,9 +192,14 @@ class _Desk:
     async def discard(self, item: Item) -> None:
         """Remove the letter."""
         self._check(item)
-        item.source.settle(item, Verdict.ACK)
-        if self._source is not None:
-            await self._source.flush(CLOSE)
+        source = self._source
+        assert source is not None  # it gave the item
+        lost = source.settling.lost
+        source.settle(item, Verdict.ACK)
+        if not await source.flush(CLOSE) or source.settling.lost > lost:
+            raise StateError(
+                "NOT_SETTLED", "the broker did not confirm that the letter is removed; it may be listed again."
+            )
 
     @staticmethod
     def _check(item: Item) -> None:

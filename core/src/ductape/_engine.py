@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -69,7 +69,7 @@ class Engine:
         """Done when a subscription ended by itself."""
         self._closing: asyncio.Task[None] | None = None
         self._publishers: dict[tuple[str, str, str | None, Any], Publisher[Any]] = {}
-        self._executor: ThreadPoolExecutor | None = None
+        self._pools: list[ThreadPoolExecutor] = []
 
     # -- publishing
 
@@ -173,8 +173,8 @@ class Engine:
                 others=others,
             )
         while (joining := self.groups.get(key)) is not None:
-            await asyncio.wait({joining.joined})
-            if not joining.joined.cancelled():  # else whoever opened it failed, and this one tries
+            await asyncio.wait({joining.left if joining.stopping else joining.joined})
+            if not joining.stopping and not joining.joined.cancelled():  # else it left or failed, and this one tries
                 return self._add(joining, part, orders)
         group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
         group.failed.add_done_callback(self._ended)
@@ -193,6 +193,9 @@ class Engine:
     def _add(
         self, group: Group, part: Sequence[tuple[Declaration, Place]], orders: Sequence[Order]
     ) -> list[Subscription]:
+        if max(orders) > group.plan.order:
+            text = f"group {group.name!r} is open without that order; subscribe to the ordered event first, or together"
+            raise StateError("ALREADY_OPEN", f"{part[0][0].event}: {text}.")
         made = [
             self._subscription(each, place, order, group) for (each, place), order in zip(part, orders, strict=True)
         ]
@@ -260,7 +263,7 @@ class Engine:
                     middleware=settings.middleware,
                     site=site,
                     sessions=settings.sessions,
-                    executor=self._threads,
+                    executor=self._threads(declaration.options.concurrency),
                     apart=apart,
                 )
             )
@@ -283,11 +286,15 @@ class Engine:
         holder.append(subscription)
         return subscription
 
-    def _threads(self) -> Executor:
-        """Return the pool for plain functions, made with the first of them."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(min(64, (os.cpu_count() or 1) * 8), "ductape-handler")
-        return self._executor
+    def _threads(self, number: int) -> Callable[[], Executor]:
+        """Give a subscription's pool for plain functions, made with its first message: a thread for each at a time."""
+
+        @cache
+        def pool() -> Executor:
+            self._pools.append(ThreadPoolExecutor(number, "ductape-handler"))
+            return self._pools[-1]
+
+        return pool
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], backoff: Backoff, where: str) -> T:
         """Open something whose broker may be away for a moment."""
@@ -315,8 +322,8 @@ class Engine:
         self.closed = True
         await asyncio.gather(*(outbox.close(max(1.0, seconds)) for outbox in self.outboxes.values()))
         await asyncio.gather(*(link.close() for link in self.atlas.links.values()))
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        for pool in self._pools:
+            pool.shutdown(wait=False)
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.atlas.links)} brokers, {len(self.outboxes)} outboxes, {len(self.groups)} groups>"

@@ -237,7 +237,7 @@ class EventDoor:
                 text = f"stream {event!r}: {name} is for handlers; a stream hands out one event after the other."
                 raise ConfigError("OPTION_INVALID", text, option=name)
         kind = options.pop("type", Any)
-        options.setdefault("concurrency", 64)
+        options.setdefault("concurrency", min(64, options.get("prefetch") or 64))
 
         async def opened(feed: Callable[[Any], Awaitable[None]]) -> Subscription:
             declaration = self._declaration(event, feed, options)

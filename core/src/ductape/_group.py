@@ -54,7 +54,8 @@ class Group:
         self.failed: asyncio.Future[DuctapeError] = asyncio.get_running_loop().create_future()
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once its receivers are open."""
-        self._stopping = False
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopping = False
         self._warned: set[str] = set()
         self._received = observers(plan.middleware, "received")
 
@@ -66,16 +67,18 @@ class Group:
         Raises:
             AdapterError: It cannot be joined now.
         """
+        if self.stopping:
+            raise StateError("CLOSED", f"group {self.name!r} was closed while it was opened.")
         place = self.plan.place
         retry = max(1, window // 8) if self.plan.moves is not None and not can.retry_joins else 0
         self.sources = [self._source(place.channel, max(1, window - retry))]
         if retry:
             self.sources.append(self._source(place.private(Purpose.RETRY, self.name), retry))
-        results = await asyncio.gather(*(source.start() for source in self.sources), return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
+        try:
+            await asyncio.gather(*(source.start() for source in self.sources))
+        except BaseException:
             await asyncio.gather(*(source.close(0.0) for source in self.sources))
-            raise errors[0]
+            raise
         for source in self.sources:
             source.gave_up.add_done_callback(self._gave_up)
 
@@ -154,7 +157,7 @@ class Group:
             holder = subscription if subscription is not None else _Nobody()
             item = Item(delivery, source, holder)
             hold(item)
-            if self._stopping:
+            if self.stopping:
                 source.settle(item, Verdict.RELEASE)
             elif subscription is None:
                 self._unmatched(item, event)
@@ -238,9 +241,16 @@ class Group:
         Args:
             grace: Seconds for running handlers and moves; what still runs then is ended and handed back.
         """
-        if self._stopping:
+        if self.stopping:
+            await asyncio.wait({self.left})
             return
-        self._stopping = True
+        self.stopping = True
+        try:
+            await self._stop(grace)
+        finally:
+            self.left.set_result(None)
+
+    async def _stop(self, grace: float) -> None:
         mine = list(self.subscriptions.values())
         for subscription in mine:
             subscription.begin_stop()
@@ -261,7 +271,7 @@ class Group:
             log.warning("group %s: handlers still run after %g s; they are ended", self.name, grace)
         await asyncio.gather(*(subscription.end() for subscription in subscriptions))
         if self.plan.moves is not None:
-            await self.plan.moves.calm(max(1.0, end - clock.now()), None if self._stopping else subscriptions)
+            await self.plan.moves.calm(max(1.0, end - clock.now()), None if self.stopping else subscriptions)
         self._hand_back(subscriptions, (READY, PARKED, RUNNING), lanes=False)
         return all(await asyncio.gather(*(source.flush(CLOSE) for source in self.sources)))
 

@@ -46,6 +46,8 @@ def read_signature(handler: Handler, *, batch: bool = False) -> Signature:
     name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
     if not callable(handler):
         raise HandlerError("HANDLER_INVALID", f"handler {handler!r} cannot be called.", handler=name)
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise _invalid(name, "it yields, so calling it runs nothing; return instead, or use event.stream")
     parameters = _parameters(handler, name)
     hints = _hints(handler, name)
     takes: list[bool] = []

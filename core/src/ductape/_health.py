@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
+from ._connections import Link
 from ._engine import Engine
 from ._group import Group
 from ._intake import Source
@@ -41,7 +44,7 @@ class SubscriptionHealth(msgspec.Struct, frozen=True, kw_only=True):
     last_progress: float
     """Seconds since the last answer of the broker."""
     oldest: float | None
-    """Seconds for which the oldest handler runs."""
+    """Seconds for which the oldest delivery in hand is not settled; None: there is none."""
     in_hand: int
     window: int
     parked: int
@@ -65,18 +68,19 @@ async def health_of(engine: Engine | None) -> Health:
     """Look at everything that is open."""
     if engine is None:
         return Health(healthy=True, brokers=[], subscriptions=[])
-    brokers = [_broker(engine, key) for key in engine.atlas.links]
-    subscriptions = [await _group(engine, group) for group in engine.groups.values()]
+    brokers = await asyncio.gather(*(_broker(engine, key) for key in engine.atlas.links))
+    subscriptions = await asyncio.gather(*(_group(engine, group) for group in engine.groups.values()))
     bad = any(each.state == "failing" for each in brokers)
     bad = bad or any(each.state in ("failing", "stopped") or each.error for each in subscriptions)
     return Health(healthy=not bad, brokers=brokers, subscriptions=subscriptions)
 
 
-def _broker(engine: Engine, key: tuple[str, str]) -> BrokerHealth:
+async def _broker(engine: Engine, key: tuple[str, str]) -> BrokerHealth:
     link = engine.atlas.links[key]
+    unanswered = await _unanswered(link)
     boxes = [outbox for (owner, _), outbox in engine.outboxes.items() if owner == id(link)]
     error = next((each.error or each.keeper.error for each in boxes if each.error or each.keeper.error), None)
-    error = link.error or error
+    error = link.error or unanswered or error
     durability = min((can.durability for can in link.known.values()), default=None)
     return BrokerHealth(
         broker=key[0],
@@ -104,7 +108,7 @@ async def _group(engine: Engine, group: Group) -> SubscriptionHealth:
         events=[each.event for each in subscriptions],
         state=state,
         last_progress=max((now - source.progress for source in sources), default=0.0),
-        oldest=max((each.oldest or 0.0 for each in subscriptions), default=0.0) or None,
+        oldest=max((source.oldest for source in sources if source.oldest is not None), default=None),
         in_hand=sum(len(source.held) for source in sources),
         window=sum(source.window for source in sources),
         parked=sum(int(each.stats()["parked"]) for each in subscriptions),
@@ -112,6 +116,16 @@ async def _group(engine: Engine, group: Group) -> SubscriptionHealth:
         dropped=sum(source.dropped for source in sources),
         error=str(error) if error else "",
     )
+
+
+async def _unanswered(link: Link) -> AdapterError | None:
+    """Ask a connected broker once whether it is there."""
+    try:
+        if link.connected:
+            await link.check()
+    except AdapterError as error:
+        return error
+    return None
 
 
 async def _lag(source: Source) -> int | None:

@@ -75,7 +75,8 @@ class Source:
         self.name, self.window, self.bounds = port.name, window, bounds
         self.can = Capabilities()
         self.receiver: Receiver | None = None
-        self.held: dict[Item, None] = {}
+        self.held: dict[Item, float] = {}
+        """What is not settled, and since when it is here."""
         self.received = self.reopened = 0
         self.progress = 0.0
         """When the last call to `receive` returned, on the client's clock."""
@@ -103,6 +104,9 @@ class Source:
 
     async def _open(self) -> Receiver:
         opened = await self._port.open()
+        if self._stopping:
+            self.bounds.background(self.bounds.close(opened.receiver))
+            raise AdapterError(Fault.LOST, "closed while it was opened")
         self.can, self.receiver, self.error = opened.can, opened.receiver, None
         self.progress = self._clock.now()
         return opened.receiver
@@ -168,6 +172,7 @@ class Source:
                 self.broken(receiver, error)
             raise
         self.progress, self.error = self._clock.now(), None
+        deliveries = [each for each in deliveries if each.epoch.accepting]  # it may have ended since the call did
         if deliveries:
             self.received += len(deliveries)
             self._port.take(self, deliveries)
@@ -250,7 +255,7 @@ class Source:
         """Count an item in: it keeps a place in the window until it is settled."""
         epoch = item.delivery.epoch
         epoch.held += 1
-        self.held[item] = None
+        self.held[item] = self.progress
         if epoch not in self._epochs:
             self._epochs.add(epoch)
             epoch.watch(self._epoch_changed)
@@ -263,7 +268,7 @@ class Source:
         """Free the places of items."""
         held = self.held
         for item in items:
-            if held.pop(item, GONE) is None:
+            if held.pop(item, None) is not None:
                 item.state = GONE
                 epoch = item.delivery.epoch
                 epoch.held -= 1
@@ -286,6 +291,12 @@ class Source:
         """Return how many messages the group has not been given yet, where the provider tells."""
         receiver = self.receiver
         return await receiver.lag() if receiver is not None and isinstance(receiver, Measurable) else None
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds for which the oldest delivery is not settled."""
+        first = next(iter(self.held.values()), None)
+        return None if first is None else self._clock.now() - first
 
     @property
     def dropped(self) -> int:

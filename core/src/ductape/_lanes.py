@@ -41,7 +41,7 @@ class Holder(Protocol):
         """A move ended: the copy is stored in `where`, or nowhere (empty), since the original is not ours any more."""
 
 
-class Item(msgspec.Struct, eq=False, gc=False):
+class Item(msgspec.Struct, eq=False):
     """One delivery on its way through the process."""
 
     delivery: Delivery

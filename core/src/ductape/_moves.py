@@ -61,7 +61,12 @@ class Moves:
         item.state = MOVING
         task = asyncio.get_running_loop().create_task(move)
         self._tasks[task] = item
-        task.add_done_callback(lambda done: self._tasks.pop(done))
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        item = self._tasks.pop(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("group %s: a move of %r failed", self._group, item.delivery, exc_info=task.exception())
 
     async def _move(self, item: Item, purpose: Purpose, record: Outgoing, reason: str) -> None:
         stored = ""
@@ -84,7 +89,7 @@ class Moves:
 
     def _dead_letter(self, item: Item, reason: str, error: BaseException | str) -> Outgoing:
         delivery = item.delivery
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        text = error if isinstance(error, str) else _told(error)
         room = min(ERROR_TEXT, item.source.can.max_header or ERROR_TEXT)
         headers = plain(delivery)
         headers |= {
@@ -133,9 +138,17 @@ def plain(delivery: Delivery) -> dict[str, str]:
     }
 
 
+def _told(error: BaseException) -> str:
+    """Class and text of an application's error, whose text may be broken itself."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def cut(text: str, room: int) -> str:
     """Return `text` in at most `room` bytes of UTF-8, without line breaks."""
-    line = " ".join(text.split())
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return line if len(line.encode()) <= room else line.encode()[: room - 3].decode(errors="ignore") + "…"
 
 

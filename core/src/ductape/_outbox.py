@@ -57,6 +57,8 @@ class Outbox:
         self._new_future = partial(asyncio.Future, loop=self._loop)  # `create_future` without its frame
         self._pressure = pressure
         self._lanes: list[Lane] = []
+        self._calls = 1
+        """The first so many lanes are for keys; the others are the broker's own."""
         self._own: dict[Hashable, Lane] | None = None
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._entering = 0
@@ -94,13 +96,13 @@ class Outbox:
 
     def put(self, record: Outgoing, deadline: float) -> asyncio.Future[Stored]:
         """Queue a record that was admitted; the future brings the broker's answer, or a `PublishError`."""
+        lane = self._only if self._only is not None else self._choose(record)
         future: asyncio.Future[Stored] = self._new_future()
         item = Pending(record, future, deadline)
         self.pending += 1
         self.pending_bytes += record.size
         if self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes:
             self.open = False
-        lane = self._only if self._only is not None else self._choose(record)
         lane.queue.append(item)
         if not lane.busy:
             lane.kick()
@@ -126,7 +128,7 @@ class Outbox:
                     lane = self._own[own] = Lane(self)
                     self._lanes.append(lane)
                 return lane
-        lanes = self._lanes[: self.keeper.limits.calls]
+        lanes = self._lanes[: self._calls]
         if record.key is not None:
             return lanes[hash(record.key) % len(lanes)]
         full = self.keeper.limits.records  # keyless records fill one batch after the other: calls cost more
@@ -144,7 +146,9 @@ class Outbox:
         self._waiters.append(waiter)
         self.open = False
         try:
-            in_time = await wait_until(waiter, self.clock, deadline)
+            while (in_time := await wait_until(waiter, self.clock, deadline)) and self._full and not self._closed:
+                place = self._waiters.index(waiter)  # those before it filled the room: it keeps its place
+                waiter = self._waiters[place] = self._new_future()
         finally:
             self._waiters.remove(waiter)
         if self._closed:
@@ -199,7 +203,8 @@ class Outbox:
                 if not item.future.done():
                     item.future.set_result(answer)
             else:
-                error = item.error = answer
+                item.error = answer
+                error = answer if answer.fault is not Fault.MESSAGE else error  # the record's fault, not the channel's
                 if answer.fault in (Fault.MESSAGE, Fault.CONFIG):
                     refused += 1
                     self._fail(item, "PUBLISH_FAILED", "the broker refused it")
@@ -280,7 +285,7 @@ class Outbox:
 
     def _build(self, sender: Sender) -> None:
         if not self._lanes:
-            calls = max(1, sender.limits.calls)
+            calls = self._calls = max(1, sender.limits.calls)
             self._lanes = [Lane(self) for _ in range(calls)]
             if type(sender).lane is not Sender.lane:
                 self._own, self.slots = {}, asyncio.Semaphore(calls)
@@ -309,6 +314,7 @@ class Outbox:
                 self._fail(item, "PUBLISH_FAILED", "the client was closed before it was confirmed")
             lane.queue.clear()
             lane.stop()
+        self.pending = self.pending_bytes = 0
         await self.keeper.close()
 
     def __repr__(self) -> str:

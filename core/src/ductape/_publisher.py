@@ -252,7 +252,7 @@ class Publisher(Generic[T]):
         """Refuse what the channel cannot take."""
         can = self._can or Capabilities()
         if not _is_seconds(delay):
-            raise PayloadError("OPTION_INVALID", f"{self.event}: delay={delay!r}: it is seconds from now.")
+            raise ConfigError("OPTION_INVALID", f"{self.event}: delay={delay!r}: it is seconds from now.")
         if delay > can.send_delay:
             longest = f"{can.send_delay:g} s at most" if can.send_delay else "nothing"
             raise CapabilityError(

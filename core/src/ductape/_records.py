@@ -89,7 +89,7 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     """The broker had it already."""
 
 
-class Delivery(msgspec.Struct, eq=False, gc=False):
+class Delivery(msgspec.Struct, eq=False):
     """One message in our hands, for as long as its epoch lives and its lease runs."""
 
     body: bytes

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 log = logging.getLogger("ductape")
@@ -48,11 +49,10 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
-            try:
+            with suppress(NotImplementedError, RuntimeError, ValueError):
                 self._loop.remove_signal_handler(number)
+            with suppress(ValueError, TypeError):
                 signal.signal(number, before)
-            except (NotImplementedError, RuntimeError, ValueError, TypeError):
-                continue
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -6,8 +6,9 @@ import re
 
 __all__ = ["Secret", "SecretUrl"]
 
-_USERINFO = re.compile(r"(?<=://)([^/?#@]*):[^/?#@]*@")
-_QUERY = re.compile(r"(?i)([?&](?:password|secret|token|key)=)[^&#]*")
+_PASSWORD = re.compile(r"(?<=://)([^:@/]*):.*@")
+_TOKEN = re.compile(r"(?<=://)[^:@/?#]+@")
+_QUERY = re.compile(r"(?i)([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&#]*")
 
 
 class Secret:
@@ -47,6 +48,7 @@ class SecretUrl(Secret):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(_QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", self._value)))
+        shown = _PASSWORD.sub(r"\1:***@", _TOKEN.sub("***@", self._value))
+        return repr(_QUERY.sub(r"\1***", shown))
 
     __str__ = __repr__

@@ -21,7 +21,7 @@ DECLARE_AGAIN = 60.0
 """Seconds after which channel and groups are declared again before a call; at rest nothing is."""
 
 
-class Pending(msgspec.Struct, eq=False, gc=False):
+class Pending(msgspec.Struct, eq=False):
     """One record, and who waits for it."""
 
     record: Outgoing
@@ -83,7 +83,7 @@ class Keeper:
         except AdapterError as error:
             if error.fault is Fault.CONFIG:
                 raise
-            raise AdapterError(Fault.TRANSIENT, str(error)) from error
+            raise AdapterError(Fault.TRANSIENT, error.text) from error
 
     def discard(self, sender: Sender) -> None:
         """Close a sender that broke; the next call opens another."""
@@ -215,7 +215,7 @@ class Lane:
             if error.fault is not Fault.TRANSIENT:
                 owner.keeper.discard(sender)
                 if error.fault is not Fault.CONFIG:  # it had begun: its records may be stored
-                    error = AdapterError(Fault.AMBIGUOUS, str(error))
+                    error = AdapterError(Fault.AMBIGUOUS, error.text)
             return [error] * len(batch)
         finally:
             timer.cancel()

@@ -23,7 +23,7 @@ class Host(Protocol):
 
     bounds: Bounds
     receiver: Receiver | None
-    held: dict[Item, None]
+    held: dict[Item, float]
     can: Capabilities
 
     def forget(self, items: Sequence[Item]) -> None:
@@ -111,6 +111,7 @@ class Settling:
             if self._flushed is None or self._flushed.done():
                 self._flushed = asyncio.get_running_loop().create_future()
             await wait_until(self._flushed, self._clock, self._clock.now() + seconds)
+        self._hurry = False
         return self.idle
 
     def stop(self) -> None:

@@ -61,7 +61,7 @@ class Subscription:
         """Assemble a subscription. For the kernel."""
         self.event, self.site, self.options = parts.event, parts.site, parts.options
         self.received = self.skipped = self.dropped = self.dead = self.retried = 0
-        self.paused = False
+        self.paused = self._stopped = False
         self.ended: asyncio.Future[DuctapeError | None] = asyncio.get_running_loop().create_future()
         """Done when it ended, with the reason if it ended by itself."""
         self._parts, self._clock, self._moves = parts, parts.clock, parts.moves
@@ -291,7 +291,7 @@ class Subscription:
         can = item.source.can
         if left <= 0.0:
             item.source.settle(item, Verdict.RELEASE)
-        elif can.retry_delay and left <= can.retry_delay and can.count.value:
+        elif item.lane is None and can.retry_delay and left <= can.retry_delay and can.count.value:
             item.source.settle(item, Verdict.RETRY, max(left, can.retry_step))
         elif item.lane is None and self._moves is not None:
             item.attempt -= 1  # the copy carries attempts that were made; this one was not
@@ -318,13 +318,19 @@ class Subscription:
         self._parts.pausing()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Go on after `pause`; not after the subscription was stopped."""
+        if self._stopped:
+            return
         self.paused = False
         self._parts.pausing()
         self._workers.resume()
 
     async def close(self) -> None:
-        """Stop in order: start nothing more, let handlers finish, hand the rest back, settle, leave the group."""
+        """Stop in order: start nothing more, let handlers finish, hand the rest back, settle, leave the group.
+
+        If other subscriptions of a named group go on in this client, its event is one that they do not handle: see
+        ``on_unmatched``.
+        """
         await self._parts.closing(self)
 
     def stats(self) -> Mapping[str, float]:
@@ -343,12 +349,6 @@ class Subscription:
             "queued": self._lanes.queued,
             "parked": self._lanes.parked,
         }
-
-    @property
-    def oldest(self) -> float | None:
-        """Seconds for which the oldest handler runs."""
-        since = self._workers.oldest
-        return None if since is None else self._clock.now() - since
 
     @property
     def moves(self) -> Moves | None:

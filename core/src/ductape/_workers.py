@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,6 +11,8 @@ from ._bounds import wait_until
 from ._clock import Clock
 from ._lanes import RUNNING, Item, Lanes
 from .errors import HandlerTimeout
+
+log = logging.getLogger("ductape.workers")
 
 Handle = Callable[[Sequence[Item]], Awaitable[object]]
 Outcome = Callable[[Sequence[Item], "BaseException | None"], None]
@@ -112,7 +115,10 @@ class Workers:
                 else:
                     failure = error  # the handler's own: something that it awaited was cancelled
             self._left(worker)
-            self._outcome(items, failure)
+            try:
+                self._outcome(items, failure)
+            except Exception:
+                log.exception("what became of a message could not be decided; its lease will bring it again")
 
     async def _wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -182,11 +188,6 @@ class Workers:
             self._clock.call_later(min(1.0, self._timeout / 4), self._sweep)
 
     # -- life
-
-    @property
-    def oldest(self) -> float | None:
-        """Since when the oldest handler runs, on the client's clock."""
-        return min((worker.since for worker in self._workers if worker.items), default=None)
 
     def pause(self) -> None:
         """Start nothing more; what runs goes on."""

@@ -39,6 +39,7 @@ from ._capabilities import Capabilities, Count, Durability, Groups, Order
 from ._clock import Clock
 from ._epoch import Epoch
 from ._faults import FaultTable, each, translate, translated
+from ._headers import HEADERS, HEADERS_VERSION, Header
 from ._records import Channel, Delivery, Intake, Limits, Outgoing, Purpose, Settlement, Stored, Verdict
 from ._secrets import Secret, SecretUrl
 from ._window import Window
@@ -46,6 +47,8 @@ from .errors import AdapterError, Fault
 
 __all__ = [
     "ADAPTER_API",
+    "HEADERS",
+    "HEADERS_VERSION",
     "Adapter",
     "AdapterError",
     "Annotating",
@@ -60,6 +63,7 @@ __all__ = [
     "Fault",
     "FaultTable",
     "Groups",
+    "Header",
     "Intake",
     "Limits",
     "Measurable",
@@ -145,8 +149,9 @@ class Connection(ABC):
     async def declare(self, channel: Channel) -> None:  # noqa: B027 - a broker may have nothing to declare
         """Create the channel and its group if they are missing and `Site.create` allows it; else verify. Idempotent.
 
-        Called before every `sender` and `receiver`, reopening included, with every group of the topic, and again every
-        minute: a server that lost a group would otherwise lose what is published for it while it is idle.
+        Called before every `sender` and `receiver`, reopening included, with every group of the topic, and before a
+        `send` when the last time was a minute ago: a server that lost a group would otherwise lose what is published
+        for it while it is idle.
 
         Raises:
             AdapterError: ``CONFIG`` if it is missing and may not be created.

@@ -15,7 +15,7 @@ DuctapeError                    code, text, fields; the native error is its __ca
 │   └── ManyFailed              PUBLISH_FAILED; ``results`` has a receipt or an error for every message
 ├── OpenError                   CONNECT_FAILED  SUBSCRIBE_FAILED
 ├── StateError                  CLOSED  WRONG_LOOP  ALREADY_OPEN  ALREADY_SUBSCRIBED
-│                               ALREADY_SETTLED
+│                               ALREADY_SETTLED  NOT_SETTLED
 ├── HandlerTimeout              HANDLER_TIMEOUT
 └── AdapterError                ADAPTER_FAILURE; ``fault`` says what the kernel may do (raised by adapters only)
 ```
@@ -54,6 +54,7 @@ class DuctapeError(Exception):
 
     Attributes:
         code: A stable upper-case word, such as ``BROKER_NOT_FOUND``.
+        text: What the exception's own text says after the code.
         fields: What the text speaks of, by name (``broker``, ``topic``, ``env``, ``path`` …).
     """
 
@@ -67,6 +68,7 @@ class DuctapeError(Exception):
         """
         super().__init__(f"{code}: {text}")
         self.code = code
+        self.text = text
         self.fields = fields
 
 

@@ -37,6 +37,11 @@ class _Portal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self.forked: Callable[[], None] | None = None
+        if hasattr(os, "register_at_fork"):  # a lock that another thread held at the fork would stay locked
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def call(self, call: Callable[[], Coroutine[Any, Any, R]], timeout: float | None = None) -> R:
         """Run a coroutine on the portal's loop, and wait for its result."""
@@ -126,11 +131,14 @@ class Ductape:
     def close(self) -> None:
         """Store what was published, and disconnect. Idempotent; called at the end of the process too."""
         atexit.unregister(self.close)
-        if self._client.engine is not None:
-            self._portal.call(self._client.close, CLOSE_WITHIN)
-        self._portal.stop()
+        try:
+            if self._client.engine is not None:
+                self._portal.call(lambda: self._client.close(CLOSE_WITHIN / 2), CLOSE_WITHIN)
+        finally:
+            self._portal.stop()
 
     def __enter__(self) -> Ductape:
+        self._portal.call(self._client.open)
         return self
 
     def __exit__(self, *_: object) -> None:
