@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from ductape.adapter import Adapter, Capabilities, Purpose, Site
 
 from ._broker import MemoryBroker
@@ -32,7 +34,7 @@ class MemoryAdapter(Adapter[MemoryConfig]):
 
     api = 1
     config = MemoryConfig
-    capabilities = QUEUE
+    capabilities = msgspec.structs.replace(QUEUE, history=True)  # the most of any imitation
     channel_field = "channel"
     group_field = "group"
 
