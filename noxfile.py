@@ -83,8 +83,9 @@ def _fast(session: nox.Session, arguments: list[str]) -> None:
 
 
 def _small(session: nox.Session, version: str, python: Path, wheels: list[str], arguments: list[str]) -> None:
-    """Core and the memory adapter on one more interpreter, without neighbours: an undeclared import shows here."""
-    small = [wheel for wheel in wheels if Path(wheel).name.startswith(("ductape_core-", "ductape_memory-"))]
+    """Core and the memory adapter on one more interpreter, the kit beside them: an undeclared import shows here."""
+    wanted = ("ductape_core-", "ductape_memory-", "ductape_conformance-")
+    small = [wheel for wheel in wheels if Path(wheel).name.startswith(wanted)]
     target = support.environment(session, f"tests-{version}", python)
     support.install_wheels(target, small, *support.group("test"))
     folders = support.tests_of([ROOT / "core", ROOT / "adapters" / "memory"])

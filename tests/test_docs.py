@@ -1,9 +1,9 @@
 """README, documentation and examples are tried: every Python block runs, every quoted output is compared.
 
 Blocks of one page share names and one event loop; a bare ``await`` is allowed, as in ``python -m asyncio``. A block
-with a title is also written to a file of that name. A ``text`` block right after a Python block is what it prints;
-``…`` stands for anything within a line, or, alone on a line, for any number of lines. ``REDIS_URL`` is the address of a
-server.
+with a title is also written to a file of that name; one whose file is in a folder is there to be imported, and not run.
+A ``text`` block right after a Python block is what it prints; ``…`` stands for anything within a line, or, alone on a
+line, for any number of lines. ``REDIS_URL`` is the address of a server.
 
 ``python -m tests.test_docs`` writes the generated tables anew.
 """
@@ -41,6 +41,7 @@ from ductape._headers import HEADERS
 from ductape._options import SubscribeOptions
 from ductape.adapter import Capabilities
 from tests.test_layers import FLOORS
+from tests.test_template import MODULES, TEMPLATE, filled
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -98,7 +99,11 @@ class Page:
                 printed = ""
                 for block in blocks(self.page):
                     if block.title:
+                        Path(block.title).parent.mkdir(parents=True, exist_ok=True)
                         Path(block.title).write_text(self.here(block.code))
+                    if "/" in block.title:
+                        importlib.invalidate_caches()
+                        continue
                     if block.lang == "python":
                         printed = self.block(block, runner)
                     elif block.lang == "text" and block.adjacent:
@@ -168,9 +173,11 @@ def interrupted(wanted: bool) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, from which a page's files can be imported."""
+    """An empty current folder, from which a page's files can be imported, those in `src` and `tests` too."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    for each in (tmp_path, tmp_path / "src", tmp_path / "tests"):
+        each.mkdir(exist_ok=True)
+        monkeypatch.syspath_prepend(each)
     monkeypatch.delitem(sys.modules, "app", raising=False)
     monkeypatch.delenv("APP_ENV", raising=False)
     return tmp_path
@@ -456,9 +463,41 @@ def floor_table() -> str:
     return head("floor", "modules") + "".join(rows)
 
 
+def template(path: str) -> str:
+    """A file of the template, as it is with a name."""
+    return f'```python title="{filled(path, "acme")}"\n{filled((TEMPLATE / path).read_text(), "acme")}```\n'
+
+
+def scenario_table(level: str) -> str:
+    scenarios = importlib.import_module("ductape_conformance").SCENARIOS.values()
+    rows = (
+        row(f"`{one.id}`", one.promise.replace("``", "`"), " ".join(f"`{need}`" for need in one.needs))
+        for one in scenarios
+        if one.level == level
+    )
+    return head("scenario", "promise", "needs") + "".join(rows)
+
+
+def mutant_table() -> str:
+    mutants = importlib.import_module("ductape_conformance.mutants")
+    rows = "".join(row(f"`{one.name}`", f"`{one.killers[0]}`") for one in mutants.MUTANTS.values())
+    return head(f"{len(mutants.ADAPTERS)} adapters, {len(mutants.KERNELS)} kernels", "killed by") + rows
+
+
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("../CONTRIBUTING.md", "floors"): floor_table,
     ("headers.md", "headers"): header_table,
+    ("conformance.md", "contract"): functools.partial(scenario_table, "contract"),
+    ("conformance.md", "promises"): functools.partial(scenario_table, "promise"),
+    ("conformance.md", "mutants"): mutant_table,
+    **{
+        ("write-an-adapter.md", f"template {Path(path).stem}"): functools.partial(template, path)
+        for path in (
+            *(f"src/ductape_NAME/{name}.py" for name in MODULES),
+            "tests/harness.py",
+            "tests/test_conformance.py",
+        )
+    },
     ("guide/subscribe.md", "options"): option_table,
     ("providers/memory.md", "config"): memory_config,
     ("providers/memory.md", "capabilities"): memory_capabilities,

@@ -18,6 +18,9 @@ MEMBERS = [ROOT / "core", *sorted(ROOT.glob("adapters/*")), *sorted(ROOT.glob("c
 MEMBERS = [folder for folder in MEMBERS if (folder / "pyproject.toml").is_file()]
 VERSION = (ROOT / "VERSION").read_text().strip()
 
+# The kit has a version of its own: an adapter names the one that it passed.
+OWN_VERSION = {"ductape-conformance"}
+
 each_member = pytest.mark.parametrize("folder", MEMBERS, ids=lambda folder: folder.name)
 
 
@@ -46,7 +49,8 @@ def test_the_version_stands_in_one_file() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", VERSION)
     for folder in MEMBERS:
         assert project(folder)["project"]["dynamic"] == ["version"]
-        assert (folder / project(folder)["tool"]["hatch"]["version"]["path"]).resolve() == ROOT / "VERSION"
+        file = folder if project(folder)["project"]["name"] in OWN_VERSION else ROOT
+        assert (folder / project(folder)["tool"]["hatch"]["version"]["path"]).resolve() == file / "VERSION"
 
 
 @each_member
