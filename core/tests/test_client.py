@@ -308,6 +308,18 @@ async def test_long_lived_objects_tell_about_themselves() -> None:
             assert " object at 0x" not in repr(each)
 
 
+async def test_no_text_of_a_running_client_shows_the_process_s_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter2secret")
+    async with opened() as shop:
+        await shop.subscribe(shop.log())
+        await shop.publish(1)
+        engine = shop.client.engine
+        assert engine is not None
+        for each in (shop.client, engine, engine.settings, engine.atlas, engine.bounds, *engine.groups.values()):
+            assert "hunter2secret" not in repr(each)
+            assert "hunter2secret" not in str(vars(each)) if hasattr(each, "__dict__") else True
+
+
 async def test_native_hands_out_the_client_library_s_object_and_names_what_is_wrong() -> None:
     from ductape.errors import ConfigError
 

@@ -235,3 +235,16 @@ class TestSecrets:
         refusal({"sasl": {"mechanism": "x", "password": "hunter2"}})
         refusal({"url": "redis://u:hunter2@h", "client_id": "hunter2", "label": "refuse", "token": "hunter2"})
         refusal({"keys": {"a": "hunter2", "b": 1}})
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("redis://:p/ss@h:1/0", "redis://:***@h:1/0"),
+            ("amqp://u:p@ss@h/v", "amqp://u:***@h/v"),
+            ("nats://s3cret@h", "nats://***@h"),
+            ("kafka://h?a=1&sasl_password=abc&b=2", "kafka://h?a=1&sasl_password=***&b=2"),
+            ("redis://h:6379/0?db=1", "redis://h:6379/0?db=1"),
+        ],
+    )
+    def test_a_url_shows_all_but_its_secrets(self, url: str, shown: str) -> None:
+        assert repr(SecretUrl(url)) == str(SecretUrl(url)) == repr(shown)

@@ -9,7 +9,7 @@ import pytest
 
 from core.tests.fake import Fake, OneChannel
 from core.tests.kit import EVENT, NamedMemory, SharedMemory, opened
-from ductape.adapter import Capabilities, Count, Groups, Purpose, Verdict
+from ductape.adapter import Capabilities, Count, Groups, Order, Purpose, Verdict
 from ductape.errors import CapabilityError, StateError
 
 ACK, RELEASE = Verdict.ACK, Verdict.RELEASE
@@ -133,6 +133,18 @@ async def test_two_handlers_of_one_event_in_one_group_are_refused_and_the_first_
 
 
 # ---- foreign messages: promise 11
+
+
+async def test_a_later_subscription_with_more_order_than_its_open_group_is_refused() -> None:
+    can = Capabilities(order=Order.KEY, count=Count.EXACT)
+    async with opened(fake := OneChannel(can), topics={"new": {}, "old": {"order": "key"}}) as shop:
+        log = shop.log()
+        await shop.subscribe(log, group="all")
+        with pytest.raises(StateError, match="subscribe to the ordered event first") as caught:
+            await shop.subscribe(shop.log(), OLD, group="all")
+        assert caught.value.code == "ALREADY_OPEN"
+        fake.feed(b"1")
+        await shop.until(lambda: log.calls)
 
 
 async def test_a_foreign_message_without_headers_goes_to_the_channel_s_only_topic() -> None:

@@ -297,3 +297,26 @@ async def test_a_batch_that_waits_to_fill_is_handed_back_at_stop() -> None:
         await shop.close()
         assert calls == []
         assert sorted(fake.settlements) == [("1", RELEASE, 0.0), ("2", RELEASE, 0.0)]
+
+
+async def test_what_failed_apart_from_its_batch_counts_as_handled_once_it_was() -> None:
+    verdicts = [ValueError("not now"), True]
+
+    def verify(session: Any) -> object:
+        verdict = verdicts.pop(0)
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+    got: list[Any] = []
+
+    async def handler(messages: list[Any]) -> None:
+        got.extend(messages)
+
+    session = {"ductape-session-tag": "user", "ductape-session-token": "x"}
+    async with opened(fake := Fake(), sessions={"user": verify}) as shop:
+        await shop.subscribe(handler, batch=2, retry=Retry(attempts=2, delay=1))
+        fake.feed(b"1", headers=session)
+        fake.feed(b"2")
+        await shop.until(lambda: len(fake.settlements) == 2)
+        assert (got, {verdict for _, verdict, _ in fake.settlements}, fake.stored) == ([2, 1], {ACK}, [])

@@ -163,6 +163,27 @@ async def test_bytes_are_bounded_too() -> None:
             await shop.run(waiting)
 
 
+async def test_large_messages_that_waited_together_do_not_enter_together() -> None:
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def slow(sender: FakeSender, records: Sequence[Outgoing]) -> Any:
+        await gate
+        return await sender.store(records)
+
+    async with opened(fake := Fake(limits=Limits(records=100)), max_pending=100, max_pending_bytes=100_000) as shop:
+        fake.script("send", slow)
+        fake.always["send"] = never
+        tasks = [asyncio.ensure_future(shop.event.publish(EVENT, "x", timeout=5)) for _ in range(100)]
+        await quiet()
+        tasks += [asyncio.ensure_future(shop.event.publish(EVENT, "x" * 50_000, timeout=5)) for _ in range(50)]
+        await quiet()
+        gate.set_result(None)
+        await quiet()
+        [outbox] = shop.client.engine.outboxes.values()
+        assert outbox.pending_bytes < 200_000, "the bound, and one message above it"
+        await shop.run(asyncio.gather(*tasks, return_exceptions=True))
+
+
 async def test_a_cancelled_caller_that_waited_for_room_leaves_its_place_to_the_next() -> None:
     gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -211,6 +211,20 @@ async def test_an_epoch_ends_with_its_receiver_also_if_that_does_not_close() -> 
         assert fake.settlements == []
 
 
+async def test_an_epoch_that_ends_while_its_call_returns_starts_nothing() -> None:
+    async def revoked(receiver: FakeReceiver, limit: int, wait: float) -> Any:
+        asyncio.get_running_loop().call_soon(receiver.epoch.end)
+        return [receiver.deliver(body=b"1", headers={"ductape-event": "orders:new"})]
+
+    async with opened(fake := Fake()) as shop:
+        log = shop.log()
+        await shop.subscribe(log)
+        fake.script("receive", revoked)
+        fake.receiver.ring()
+        await shop.advance(12)
+        assert (log.calls, fake.settlements, fake.receiver.epoch.held) == ([], [], 0)
+
+
 async def test_a_receive_that_hangs_is_given_up_and_what_it_brings_later_is_not_handled() -> None:
     gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from core.tests.fake import Fake, failing
 from core.tests.kit import EVENT, opened
 from ductape import Reject, Retry, RetryLater
-from ductape.adapter import Capabilities
+from ductape.adapter import Capabilities, Fault, Purpose
+from ductape.errors import StateError
 from ductape_memory import LOG, QUEUE, STREAM
 
 WORLDS = {"queue": QUEUE, "stream": STREAM, "log": LOG}
@@ -159,6 +161,20 @@ async def test_a_dropped_letter_is_gone_and_one_that_was_looked_at_stays() -> No
 
         await shop.run(drop())
         assert [letter.message for letter in await shop.dead()] == [0, 2]
+
+
+async def test_a_drop_that_the_broker_does_not_confirm_says_so() -> None:
+    async with opened(fake := Fake()) as shop:
+        fake.feed(b"1", purpose=Purpose.DEAD)
+        fake.always["settle"] = [failing(Fault.LOST)]
+
+        async def drop() -> None:
+            async for letter in shop.event.dead(EVENT):
+                await letter.drop()
+
+        with pytest.raises(StateError) as caught:
+            await shop.run(drop())
+        assert caught.value.code == "NOT_SETTLED"
 
 
 async def test_letters_can_be_dropped_together_without_waiting_for_one_another() -> None:

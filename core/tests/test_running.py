@@ -103,7 +103,8 @@ class Publishes:
         asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(client.event.publish("orders:new", 7)))
         return next
 
-client._middleware = (Publishes(),)
+from msgspec.structs import replace
+client._settings = replace(client._settings, middleware=(Publishes(),))
 with client.override(adapter=lambda name: adapter, clock=SystemClock):
     client.run()
 say("done")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.tests.fake import Fake, FakeReceiver, answered, failing, never
+from core.tests.fake import Fake, FakeReceiver, OneChannel, answered, failing, never
 from core.tests.kit import opened
 from ductape.adapter import Capabilities, Count, Fault, Verdict
 from ductape.errors import AdapterError
@@ -173,3 +173,13 @@ async def test_settlements_are_coalesced() -> None:
         fake.feed(*(str(n).encode() for n in range(1000)))
         await shop.until(lambda: len(fake.settlements) == 1000)
         assert fake.names("settle").count("settle") <= 30
+
+
+async def test_settlements_linger_again_after_one_subscription_of_the_group_was_closed() -> None:
+    async with opened(fake := OneChannel(), topics={"new": {}, "old": {}}) as shop:
+        await shop.subscribe(shop.log(lambda event: shop.clock.sleep(0.0005 * event.message)), group="all")
+        other = await shop.subscribe(shop.log(), "orders:old", group="all")
+        await shop.run(other.close())
+        fake.feed(*(str(n).encode() for n in range(8)))
+        await shop.until(lambda: len(fake.settlements) == 8)
+        assert fake.names("settle").count("settle") <= 2

@@ -153,6 +153,16 @@ async def test_a_lane_goes_back_in_order_after_its_head_is_settled() -> None:
         assert [shown for name, shown in fake.journal if name == "settle"][0] == [("0", ACK, 0.0)]  # noqa: RUF015
 
 
+async def test_a_parked_head_goes_back_before_what_waits_behind_it_also_where_the_broker_keeps_delays() -> None:
+    can = Capabilities(order=Order.KEY, count=Count.EXACT, retry_delay=100.0, lease=30.0, lease_total=1000.0)
+    async with opened(fake := Fake(can), topics={"new": {"order": "key"}}) as shop:
+        await shop.subscribe(shop.log(lambda event: ValueError("x")), retry=Retry(delay=20.0))
+        fake.feed(b"1", b"2", key="k")
+        await shop.advance(1)
+        await shop.close()
+        assert fake.settlements == [("1", RELEASE, 0.0), ("2", RELEASE, 0.0)]
+
+
 async def test_handlers_get_the_grace_time_and_are_then_ended_and_handed_back() -> None:
     async with opened(fake := Fake(DELAYS), grace=7) as shop:
         log = shop.log(lambda event: shop.clock.sleep(5 if event.message == 1 else 100))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
+import threading
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import msgspec
+import pytest
 
+from core.tests.fake import Fake
 from core.tests.kit import EVENT, opened, quiet
 from ductape import Event, Retry
 from ductape.adapter import Verdict
-from ductape.errors import HandlerTimeout
+from ductape.errors import HandlerError, HandlerTimeout
 
 ACK, RETRY, RELEASE = Verdict.ACK, Verdict.RETRY, Verdict.RELEASE
 
@@ -137,3 +142,66 @@ async def test_a_slow_handler_does_not_hold_up_more_than_its_own_message() -> No
         await shop.until(lambda: len(log.calls) == 50)
         assert shop.clock.now() - 1000 < 50
         await quiet()
+
+
+# ---- what handlers raise, and where plain ones run
+
+
+async def test_an_error_whose_text_cannot_be_written_is_a_failure_like_any_other() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            return str(self.args[3])
+
+    errors = [ValueError("file \udcff not found"), Broken(), ValueError("x")]
+    async with opened(fake := Fake()) as shop:
+        log = shop.log(lambda event: errors[event.message % 3])
+        subscription = await shop.subscribe(log, retry=Retry(attempts=1), concurrency=1)
+        for n in range(6):
+            fake.feed(str(n).encode())
+        await shop.until(lambda: len(fake.settlements) == 6)
+        assert (len(log.calls), subscription.stats()["dead"]) == (6, 6)
+        assert {verdict for _, verdict, _ in fake.settlements} == {ACK}
+        told = [record.headers["ductape-dead-error"] for record in fake.stored]
+        assert "not found" in told[0]
+        assert told[1] == "Broken"
+        json.dumps(told).encode()
+        assert all(text.encode() for text in told)
+
+
+async def test_plain_handlers_get_as_many_threads_as_their_concurrency_and_no_timeout_counts_a_queue() -> None:
+    barrier = threading.Barrier(40, timeout=5)
+    done: list[int] = []
+
+    def handler(message: int) -> None:
+        barrier.wait()
+        done.append(message)
+
+    async with opened() as shop:
+        await shop.subscribe(handler, concurrency=40, timeout=1.0, retry=Retry(attempts=1))
+        await shop.run(shop.event.publish_many(EVENT, range(40)))
+        for _ in range(500):
+            await quiet(5)
+            await asyncio.sleep(0.005)
+            if len(done) == 40:
+                break
+        assert sorted(done) == list(range(40))
+        await shop.settled()
+        assert await shop.dead() == []
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "plain", "partial", "object"])
+async def test_handlers_that_yield_are_refused(kind: str) -> None:
+    async def asynchronous(message: Any) -> Any:
+        yield message
+
+    def plain(message: Any) -> Any:
+        yield message
+
+    class Object:
+        def __call__(self, message: Any) -> Any:
+            yield message
+
+    kinds = {"asynchronous": asynchronous, "plain": plain, "partial": functools.partial(plain), "object": Object()}
+    async with opened() as shop:
+        with pytest.raises(HandlerError, match="yields"):
+            await shop.subscribe(kinds[kind])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from ._bounds import Bounds
 from ._catalog import Catalog
+from ._clock import Clock, SystemClock
 from ._codec import Codecs
 from ._config import read_config
 from ._connections import Link
@@ -33,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float
     grace: float
     pressure: Pressure
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = os.environ
+    clock: Callable[[], Clock] = SystemClock
     substitute: Callable[[str], Adapter[Any]] | None = None
     """Gives the adapter for every provider, and configs are not read: for tests."""
     watch: Callable[[Any], Any] | None = None
@@ -95,12 +99,7 @@ class Atlas:
         return link
 
     def _adapter(self, provider: str, where: str) -> Adapter[Any]:
-        adapter = self._adapters.get(provider)
-        if adapter is None:
-            substitute = self._settings.substitute
-            if substitute is not None:
-                adapter = substitute(provider)
-            else:
-                adapter = self._settings.registry.adapter(provider, where=where)
-            self._adapters[provider] = adapter
-        return adapter
+        if provider not in self._adapters:
+            make = self._settings.substitute or partial(self._settings.registry.adapter, where=where)
+            self._adapters[provider] = make(provider)
+        return self._adapters[provider]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ._clock import Clock
 from .errors import AdapterError, Fault
@@ -29,12 +30,37 @@ LATE = 10.0
 """What `receive` may take beyond its wait."""
 
 
+class Backoff:
+    """How long to wait before the next try, and after how many to give up."""
+
+    def __init__(self, first: float = 0.05, longest: float = 10.0, tries: int | None = None) -> None:
+        """Begin with `first` seconds, and go up to `longest`; give up after `tries` (None: never)."""
+        self._first, self._longest, self._tries = first, longest, tries
+        self._next, self.failures = first, 0
+
+    def failed(self) -> float:
+        """Return the seconds to wait."""
+        self.failures += 1
+        delay = self._next * random.uniform(1.0, 1.5)
+        self._next = min(self._next * 2, self._longest)
+        return delay
+
+    def worked(self) -> None:
+        """Begin anew."""
+        self._next, self.failures = self._first, 0
+
+    @property
+    def exhausted(self) -> bool:
+        """It is time to give up."""
+        return self._tries is not None and self.failures > self._tries
+
+
 class Bounds:
     """Runs adapter calls under a bound, and keeps hold of those that were abandoned until they end."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._abandoned: set[asyncio.Task[object]] = set()
+        self._abandoned: set[asyncio.Task[Any]] = set()
 
     async def call(self, call: Call[T], seconds: float, late: Callable[[T], Call[object]] | None = None) -> T:
         """Await `call` for at most `seconds`.
@@ -56,47 +82,36 @@ class Bounds:
         if not done:
             self._abandon(task, late)
             raise AdapterError(Fault.LOST, f"no answer within {seconds:g} s")
-        return self._result(task)
-
-    @staticmethod
-    def _result(task: asyncio.Task[T]) -> T:
         if task.cancelled():
             raise AdapterError(Fault.LOST, "the client cancelled its own call")
         error = task.exception()
-        if error is None:
-            return task.result()
-        raise classified(error)
+        if error is not None:
+            raise classified(error)
+        return task.result()
 
     def _abandon(self, task: asyncio.Task[T], late: Callable[[T], Call[object]] | None) -> None:
         """Keep the call until it ends, and close what it brings."""
-        self._abandoned.add(task)
 
         def ended(done: asyncio.Task[T]) -> None:
-            self._abandoned.discard(done)
-            if not done.cancelled() and done.exception() is None and late is not None:
+            if late is not None and not done.cancelled() and done.exception() is None:
                 self.background(late(done.result()))
 
-        if task.done():
-            ended(task)
-        else:
-            task.add_done_callback(ended)
+        self.keep(task)
+        task.add_done_callback(ended)
 
-    def keep(self, task: asyncio.Task[None]) -> None:
-        """Keep hold of an abandoned task until it ends."""
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Keep hold of a task until it ends; its failure changes nothing any more."""
         self._abandoned.add(task)
-        task.add_done_callback(self._abandoned.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio complains that nobody asked
 
     def background(self, call: Call[object]) -> None:
-        """Let a closing call run by itself; its failure changes nothing any more."""
-        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(call)
-        self._abandoned.add(task)
-
-        def ended(done: asyncio.Task[object]) -> None:
-            self._abandoned.discard(done)
-            if not done.cancelled():
-                done.exception()
-
-        task.add_done_callback(ended)
+        """Let a closing call run by itself."""
+        self.keep(asyncio.get_running_loop().create_task(call))
 
     async def close(self, target: Closable, seconds: float = CLOSE) -> None:
         """Close a sender, receiver or connection; its failure changes nothing any more."""

@@ -6,8 +6,6 @@ import enum
 
 import msgspec
 
-__all__ = ["Capabilities", "Count", "Durability", "Groups", "Order"]
-
 
 class Durability(enum.IntEnum):
     """What a confirmed publish means."""

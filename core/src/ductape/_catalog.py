@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -11,13 +11,7 @@ from ._definitions import Broker, Topic, changed_broker, changed_topic, differin
 from ._names import check_tag, split_event
 from ._store import Contents, Store
 from .errors import CatalogError, nearest
-
-if TYPE_CHECKING:
-    from typing import Unpack
-
-    from .types import BrokerChanges, BrokerRequest, TagRequest, TopicChanges, TopicRequest
-
-__all__ = ["BrokerDoor", "Catalog", "TopicDoor"]
+from .types import BrokerChanges, BrokerRequest, TagRequest, TopicChanges, TopicRequest
 
 P = TypeVar("P")
 S = TypeVar("S")

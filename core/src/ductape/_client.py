@@ -6,15 +6,16 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from ._atlas import Settings
 from ._catalog import BrokerDoor, Catalog
-from ._clock import Clock, SystemClock
+from ._clock import Clock
 from ._codec import Codec, Codecs, JsonCodec
 from ._engine import Declaration, Engine
-from ._events import EventDoor, Host
+from ._events import EventDoor
 from ._handling import Verify
 from ._health import Health, health_of
 from ._middleware import check_middleware
@@ -78,23 +79,27 @@ class Ductape:
             ConfigError: An option cannot be used.
         """
         self.product, self.env = check_tag(product, "product"), check_tag(env, "env")
-        self._catalog = Catalog(self.product, open_store(catalog))
-        self._registry = registry if registry is not None else default_registry()
-        self._codecs = Codecs(codecs, codec)
-        self._middleware, self._sessions = tuple(middleware), dict(sessions or {})
-        self._deadline, self._grace = _seconds("deadline", deadline), _seconds("grace", grace)
-        self._pressure = Pressure(
-            messages=_number("max_pending", max_pending), bytes=_number("max_pending_bytes", max_pending_bytes)
+        self._settings = Settings(
+            product=self.product,
+            env=self.env,
+            catalog=Catalog(self.product, open_store(catalog)),
+            registry=registry if registry is not None else default_registry(),
+            middleware=tuple(middleware),
+            codecs=Codecs(codecs, codec),
+            sessions=dict(sessions or {}),
+            deadline=_seconds("deadline", deadline),
+            grace=_seconds("grace", grace),
+            pressure=Pressure(
+                messages=_number("max_pending", max_pending), bytes=_number("max_pending_bytes", max_pending_bytes)
+            ),
         )
-        self._clock: Callable[[], Clock] = SystemClock
-        self._substitute: Callable[[str], Adapter[Any]] | None = None
-        self._watch: Callable[[Declaration], Declaration] | None = None
         self._engine: Engine | None = None
         self._closed = False
         self._stop: asyncio.Future[None] | None = None
         self._declarations: list[Declaration] = []
-        self.event = EventDoor(Host(self._begin, self._running, self._catalog.check_product, self._declarations))
-        self.broker = BrokerDoor(self._catalog, publish=self.event.publish, subscribe=self.event.subscribe)
+        declared = self._settings.catalog
+        self.event = EventDoor(self._begin, self._running, declared.check_product, self._declarations)
+        self.broker = BrokerDoor(declared, publish=self.event.publish, subscribe=self.event.subscribe)
 
     # -- life
 
@@ -114,26 +119,13 @@ class Ductape:
             return engine
         if self._closed:
             raise closed("ductape")
-        settings = Settings(
-            product=self.product,
-            env=self.env,
-            catalog=self._catalog,
-            registry=self._registry,
-            middleware=[self._resolved(each) for each in self._middleware],
-            codecs=self._codecs,
-            sessions=self._sessions,
-            deadline=self._deadline,
-            grace=self._grace,
-            pressure=self._pressure,
-            environ=os.environ,
-            substitute=self._substitute,
-            watch=self._watch,
-        )
-        self._engine = Engine(settings, self._clock())
+        self._engine = Engine(replace(self._settings, middleware=[*map(self._resolved, self._settings.middleware)]))
         return self._engine
 
     def _resolved(self, middleware: object) -> object:
-        return self._registry.middleware(middleware) if isinstance(middleware, str) else check_middleware(middleware)
+        if isinstance(middleware, str):
+            return self._settings.registry.middleware(middleware)
+        return check_middleware(middleware)
 
     async def open(self) -> None:
         """Open every declared subscription; publishers open with their first message.
@@ -179,9 +171,7 @@ class Ductape:
         await self.open()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def serve(self) -> None:
@@ -190,23 +180,18 @@ class Ductape:
         Raises:
             DuctapeError: A subscription ended by its policy, or gave up reconnecting.
         """
-        self._stop = asyncio.get_running_loop().create_future()
+        stop = self._stop = asyncio.get_running_loop().create_future()
         try:
             with Signals(self.stop):
                 await self.open()
-                await self._until_stopped(self._stop)
+                failed = self._begin().failed
+                await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
                 await self.close()
+                if failed.done():
+                    raise failed.result()
         finally:
             self._stop = None
             await self.close()
-
-    async def _until_stopped(self, stop: asyncio.Future[None]) -> None:
-        engine = self._begin()
-        either: set[asyncio.Future[Any]] = {stop, engine.failed}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if engine.failed.done():
-            await self.close()
-            raise engine.failed.result()
 
     def stop(self) -> None:
         """End `serve`; from the loop's own thread."""
@@ -242,7 +227,7 @@ class Ductape:
             found[outbox.name] = {
                 "stored": outbox.stored,
                 "failed": outbox.failed,
-                "calls": outbox.calls,
+                "calls": outbox.keeper.calls,
                 "pending": outbox.pending,
             }
         for group in engine.groups.values():
@@ -282,12 +267,12 @@ class Ductape:
         """
         if self._engine is not None:
             raise StateError("ALREADY_OPEN", "the client is open: close it before its adapters are overridden.")
-        before = self._substitute, self._clock, self._watch, self._closed
-        self._substitute, self._clock, self._watch, self._closed = adapter, clock, watch, False
+        before = self._settings, self._closed
+        self._settings, self._closed = replace(self._settings, substitute=adapter, clock=clock, watch=watch), False
         try:
             yield
         finally:
-            self._substitute, self._clock, self._watch, self._closed = before
+            self._settings, self._closed = before
 
     def __repr__(self) -> str:
         state = "open" if self._engine is not None else "closed" if self._closed else "not open"

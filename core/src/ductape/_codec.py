@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from .errors import PayloadError
-
-__all__ = ["Codec", "JsonCodec", "MsgpackCodec", "RawCodec"]
 
 Decode = Callable[[bytes], object]
 
@@ -31,32 +29,33 @@ class Codec(Protocol):
         """Return what reads bytes as `kind` (`typing.Any`: as they are), and raises `ValueError` if it cannot."""
 
 
-class JsonCodec:
+class _Msgspec:
+    """What msgspec reads and writes."""
+
+    _format: Any
+
+    def __init__(self) -> None:
+        """Build the encoder."""
+        self.encode: Callable[[object], bytes] = self._format.Encoder().encode
+
+    def decoder(self, kind: object) -> Decode:
+        """Return a compiled decoder for a type."""
+        decode: Decode = self._format.Decoder(kind).decode
+        return decode
+
+
+class JsonCodec(_Msgspec):
     """JSON by msgspec: Structs, dataclasses, attrs, TypedDicts, dates, UUIDs, decimals, sets."""
 
     content_type = "application/json"
-
-    def __init__(self) -> None:
-        """Build the encoder."""
-        self.encode = msgspec.json.Encoder().encode
-
-    def decoder(self, kind: object) -> Decode:
-        """Return a compiled decoder for a type."""
-        return msgspec.json.Decoder(kind).decode
+    _format = msgspec.json
 
 
-class MsgpackCodec:
+class MsgpackCodec(_Msgspec):
     """MessagePack by msgspec: smaller and quicker than JSON, for the same types."""
 
     content_type = "application/msgpack"
-
-    def __init__(self) -> None:
-        """Build the encoder."""
-        self.encode = msgspec.msgpack.Encoder().encode
-
-    def decoder(self, kind: object) -> Decode:
-        """Return a compiled decoder for a type."""
-        return msgspec.msgpack.Decoder(kind).decode
+    _format = msgspec.msgpack
 
 
 class RawCodec:
@@ -97,12 +96,11 @@ class Codecs:
         """
         codec = self._by_type.get(content_type) or self._by_type.get(content_type.partition(";")[0].strip().lower())
         if codec is None:
-            raise PayloadError(
-                "PAYLOAD_INVALID",
+            text = (
                 f"no codec for content type {content_type!r}; there are {', '.join(sorted(self._by_type))}. "
-                "Pass others as Ductape(codecs=[…]).",
-                content_type=content_type,
+                "Pass others as Ductape(codecs=[…])."
             )
+            raise PayloadError("PAYLOAD_INVALID", text, content_type=content_type)
         return codec
 
 
@@ -149,9 +147,8 @@ class Decoding:
             default = codecs.find(RawCodec.content_type) if kind is bytes else codecs.default
             self.default = default.decoder(kind)
         except (TypeError, ValueError) as error:
-            raise PayloadError(
-                "PAYLOAD_INVALID", f"payloads cannot be read as {kind!r}: {error}.", type=kind
-            ) from error
+            text = f"payloads cannot be read as {kind!r}: {error}."
+            raise PayloadError("PAYLOAD_INVALID", text, type=kind) from error
         self._by_type: dict[str | None, Decode] = {None: self.default, self._codecs.default.content_type: self.default}
 
     def read(self, body: bytes, content_type: str | None) -> object:

@@ -18,8 +18,6 @@ from msgspec.inspect import AnyType, BoolType, FloatType, IntType, NoneType, Typ
 from ._secrets import Secret
 from .errors import ConfigError, DuctapeError, nearest
 
-__all__ = ["expand", "read", "read_config", "snake"]
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|(?P<wrong>\{))")

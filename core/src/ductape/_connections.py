@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Bounds, Call
+from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Backoff, Bounds, Call
 from ._capabilities import Capabilities
-from ._intake import FIRST_BACKOFF, Backoff, Opened
+from ._intake import Opened
 from ._records import Channel, Intake, Purpose
 from .adapter import Adapter, Connection, Sender, Site
 from .errors import AdapterError, Fault
@@ -40,7 +40,7 @@ class Link:
         """Return the pace of reopening: ``max_reconnect_attempts`` and ``reconnect_time_wait`` (ms) of the config."""
         tries = getattr(self.config, "max_reconnect_attempts", None)
         wait = getattr(self.config, "reconnect_time_wait", None)
-        return Backoff(wait / 1000 if wait else FIRST_BACKOFF, tries if tries is not None and tries >= 0 else None)
+        return Backoff(wait / 1000 if wait else 0.05, tries=tries if tries is not None and tries >= 0 else None)
 
     @property
     def connected(self) -> bool:
@@ -115,8 +115,7 @@ class Link:
     async def open_receiver(self, channel: Channel, groups: Sequence[str], intake: Intake) -> Opened:
         """Declare, then open a receiver and join the group."""
         connection, can = await self.prepare(channel, groups, {intake.group: intake.start})
-        opening = connection.receiver(channel, intake)
-        return Opened(await self._on(connection, opening, RECEIVER, self._bounds.close), can)
+        return await self._on(connection, connection.receiver(channel, intake), RECEIVER, self._bounds.close), can
 
     async def check(self) -> None:
         """Make one round trip; raises `AdapterError`."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from . import _headers as h
 from ._bounds import CLOSE, wait_until
 from ._codec import Decoding, Unreadable
 from ._engine import Engine
-from ._event import Session, session_of
-from ._intake import Opened, Port, Source
+from ._event import Delivered
+from ._intake import Source
 from ._lanes import GONE, MOVING, READY, Item
 from ._moves import plain
 from ._names import check_group, ids
@@ -24,7 +25,7 @@ IDLE = 1.0
 """Seconds without a further letter that end a listing."""
 
 
-class DeadLetter:
+class DeadLetter(Delivered):
     """A message that a group gave up.
 
     Attributes:
@@ -34,13 +35,9 @@ class DeadLetter:
 
     def __init__(self, event: str, group: str, item: Item, desk: _Desk) -> None:
         """Wrap a delivery of a DEAD channel. For the kernel."""
+        super().__init__(item.delivery)
         self.event, self.group = event, group
         self._item, self._desk = item, desk
-
-    @property
-    def id(self) -> str:
-        """The message's identity."""
-        return self._delivery.headers.get(h.ID) or self._delivery.position
 
     @property
     def reason(self) -> str:
@@ -74,31 +71,12 @@ class DeadLetter:
         return _instant(self._text(h.DEAD_STORED_AT))
 
     @property
-    def body(self) -> bytes:
-        """The original's bytes."""
-        return self._delivery.body
-
-    @property
     def message(self) -> Any:
         """The payload, or the bytes if no codec reads them."""
         try:
             return self._desk.decoding.read(self.body, self._delivery.headers.get(h.CONTENT_TYPE))
         except Unreadable:
             return self.body
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The publisher's headers and the content type, without ductape's own."""
-        return {name: value for name, value in self._delivery.headers.items() if not name.startswith("ductape-")}
-
-    @property
-    def session(self) -> Session | None:
-        """The publisher's session, if it gave one."""
-        return session_of(self._delivery.headers)
-
-    @property
-    def _delivery(self) -> Delivery:
-        return self._item.delivery
 
     def _text(self, header: str) -> str:
         return self._delivery.headers.get(header, "")
@@ -140,12 +118,9 @@ class _Desk:
         channel = self._place.private(Purpose.DEAD, self._group)
         intake = Intake(group=self._group, window=limit, start="earliest")
 
-        async def opened() -> Opened:
-            return await link.open_receiver(channel, (), intake)
-
-        self._source = Source(
-            Port(name=f"{channel.name}/{self._group}/dead", open=opened, take=self._take), limit, bounds
-        )
+        opening = partial(link.open_receiver, channel, (), intake)
+        name = f"{channel.name}/{self._group}/dead"
+        self._source = Source(name, opening, self._take, limit, bounds, link.backoff())
         await self._source.start()
 
     def _take(self, source: Source, deliveries: Sequence[Delivery]) -> None:
@@ -197,9 +172,8 @@ class _Desk:
         lost = source.settling.lost
         source.settle(item, Verdict.ACK)
         if not await source.flush(CLOSE) or source.settling.lost > lost:
-            raise StateError(
-                "NOT_SETTLED", "the broker did not confirm that the letter is removed; it may be listed again."
-            )
+            text = "the broker did not confirm that the letter is removed; it may be listed again."
+            raise StateError("NOT_SETTLED", text)
 
     @staticmethod
     def _check(item: Item) -> None:

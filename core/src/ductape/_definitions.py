@@ -15,18 +15,6 @@ from ._config import read, snake
 from ._names import check_group, check_tag, split_event
 from .errors import CatalogError, nearest
 
-__all__ = [
-    "Broker",
-    "BrokerEnv",
-    "Topic",
-    "changed_broker",
-    "changed_topic",
-    "differing",
-    "make_broker",
-    "make_topic",
-    "provider_name",
-]
-
 _PROVIDER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
 _read = partial(read, error=CatalogError, code="CATALOG_INVALID")
 

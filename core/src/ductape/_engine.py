@@ -6,31 +6,27 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from ._atlas import Atlas, Settings
-from ._bounds import Bounds
+from ._bounds import Backoff, Bounds
 from ._capabilities import Capabilities, Groups
-from ._clock import Clock
 from ._codec import Decoding, Encoding
 from ._connections import Link
 from ._group import Group, GroupPlan
 from ._handler import Handler, Signature
-from ._handling import Recipe, compile_handling
-from ._intake import Backoff
-from ._lanes import Item
-from ._middleware import PublisherSite, SubscriberSite, observers, wrap_publisher
+from ._handling import compile_handling
+from ._middleware import PublisherSite, SubscriberSite, observers, wrap
 from ._moves import Moves
 from ._options import SubscribeOptions, check_capabilities, order_of
 from ._outbox import Outbox
 from ._places import Place
-from ._publisher import Publisher, PublisherParts, closed
+from ._publisher import Publisher, closed
 from ._records import Channel, Purpose
 from ._subscription import Parts, Subscription
-from ._workers import Handle
 from .adapter import Order
 from .errors import AdapterError, DuctapeError, Fault, OpenError, StateError
 
@@ -54,11 +50,11 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
 class Engine:
     """Opens what is asked for, keeps it, and closes it in order."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Begin, on the running loop."""
-        self.settings, self.clock = settings, clock
+        self.settings, self.clock = settings, settings.clock()
         self.loop = asyncio.get_running_loop()
-        self.bounds = Bounds(clock)
+        self.bounds = Bounds(self.clock)
         self.atlas = Atlas(settings, self.bounds)
         self.groups: dict[tuple[int, str, str], Group] = {}
         self.outboxes: dict[tuple[int, tuple[str, str, str]], Outbox] = {}
@@ -75,17 +71,17 @@ class Engine:
 
     def outbox(self, link: Link, channel: Channel, groups: Sequence[str] = ()) -> Outbox:
         """Return the outbox of a channel."""
-        found = self.outboxes.get((id(link), channel.identity))
-        if found is None:
-
-            async def declare() -> None:
-                await link.prepare(channel, groups)
-
+        key = id(link), channel.identity
+        if key not in self.outboxes:
             name = channel.name if channel.purpose is Purpose.EVENTS else f"{channel.name} ({channel.purpose.value})"
-            found = self.outboxes[id(link), channel.identity] = Outbox(
-                name, lambda: link.open_sender(channel, groups), declare, self.bounds, self.settings.pressure
+            self.outboxes[key] = Outbox(
+                name,
+                partial(link.open_sender, channel, groups),
+                partial(link.prepare, channel, groups),
+                self.bounds,
+                self.settings.pressure,
             )
-        return found
+        return self.outboxes[key]
 
     async def publisher(
         self, event: str, env: str | None = None, codec: str | None = None, kind: Any = None
@@ -101,16 +97,13 @@ class Engine:
                 product=settings.product, env=place.env, provider=link.provider, event=event, channel=place.channel.name
             )
             found = self._publishers[name] = Publisher(
-                PublisherParts(
-                    event=event,
-                    encoding=Encoding(settings.codecs, event, content_type=codec, kind=kind or place.topic.type),
-                    outbox=self.outbox(link, place.channel, place.groups),
-                    can=lambda: link.known.get(place.channel.identity, link.adapter.capabilities),
-                    wrap=lambda send: wrap_publisher(settings.middleware, send, site),
-                    clock=self.clock,
-                    deadline=settings.deadline,
-                    usable=self.usable,
-                )
+                event,
+                Encoding(settings.codecs, event, content_type=codec, kind=kind or place.topic.type),
+                self.outbox(link, place.channel, place.groups),
+                lambda: link.known.get(place.channel.identity, link.adapter.capabilities),
+                lambda send: wrap(settings.middleware, "publisher", send, site),
+                settings.deadline,
+                self.usable,
             )
         return found
 
@@ -177,7 +170,6 @@ class Engine:
             if not joining.stopping and not joining.joined.cancelled():  # else it left or failed, and this one tries
                 return self._add(joining, part, orders)
         group = self.groups[key] = Group(self._plan(part[0][0], place, name, max(orders), can))
-        group.failed.add_done_callback(self._ended)
         try:
             subscriptions = self._add(group, part, orders)
             window = sum(each.options.window(can) for each, _ in part)
@@ -216,6 +208,7 @@ class Engine:
             moves=moves,
             middleware=self.settings.middleware,
             bounds=self.bounds,
+            halted=self._halted,
             emptied=self._emptied,
         )
 
@@ -229,18 +222,16 @@ class Engine:
 
         return opened
 
-    def _ended(self, failed: asyncio.Future[DuctapeError]) -> None:
+    def _halted(self, failure: DuctapeError) -> None:
         if not self.failed.done():
-            self.failed.set_result(failed.result())
+            self.failed.set_result(failure)
 
     def _emptied(self, group: Group) -> None:
-        for key, each in list(self.groups.items()):
-            if each is group:
-                del self.groups[key]
+        self.groups = {key: each for key, each in self.groups.items() if each is not group}
 
     def _subscription(self, declaration: Declaration, place: Place, order: Order, group: Group) -> Subscription:
         settings, signature = self.settings, declaration.signature
-        holder: list[Subscription] = []
+        made: list[Subscription] = []
         site = SubscriberSite(
             product=settings.product,
             env=place.env,
@@ -249,32 +240,25 @@ class Engine:
             channel=place.channel.name,
             group=group.name,
             batch=signature.batch,
-            stats=lambda: holder[0].stats() if holder else {},
+            stats=lambda: made[0].stats() if made else {},
         )
         kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
-        decoding = Decoding(settings.codecs, kind)
-
-        def compiled(apart: Callable[[Item, Exception], None]) -> Handle:
-            return compile_handling(
-                Recipe(
-                    handler=declaration.handler,
-                    signature=signature,
-                    decoding=decoding,
-                    middleware=settings.middleware,
-                    site=site,
-                    sessions=settings.sessions,
-                    executor=self._threads(declaration.options.concurrency),
-                    apart=apart,
-                )
-            )
-
+        handle = compile_handling(
+            declaration.handler,
+            signature,
+            Decoding(settings.codecs, kind),
+            settings.middleware,
+            site,
+            settings.sessions,
+            self._threads(declaration.options.concurrency),
+        )
         subscription = Subscription(
             Parts(
                 event=place.event,
                 site=site,
                 options=declaration.options,
                 order=order,
-                handle=compiled,
+                handle=handle,
                 moves=group.plan.moves,
                 clock=self.clock,
                 moved=observers(settings.middleware, "moved"),
@@ -283,7 +267,7 @@ class Engine:
                 halt=group.halt,
             )
         )
-        holder.append(subscription)
+        made.append(subscription)
         return subscription
 
     def _threads(self, number: int) -> Callable[[], Executor]:
@@ -303,8 +287,9 @@ class Engine:
             try:
                 return await call()
             except AdapterError as error:
-                delay = None if error.fault in (Fault.CONFIG, Fault.MESSAGE) else backoff.failed()
-                if delay is None or self.clock.now() + delay > end:
+                delay = backoff.failed()
+                refused = error.fault in (Fault.CONFIG, Fault.MESSAGE)
+                if refused or backoff.exhausted or self.clock.now() + delay > end:
                     code = "SUBSCRIBE_FAILED" if error.fault is Fault.CONFIG else "CONNECT_FAILED"
                     raise OpenError(code, f"{where}: {error}") from error
                 await self.clock.sleep(delay)
@@ -327,6 +312,3 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.atlas.links)} brokers, {len(self.outboxes)} outboxes, {len(self.groups)} groups>"
-
-
-__all__ = ["Declaration", "Engine", "Settings"]

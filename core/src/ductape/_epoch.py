@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from ._clock import Clock
 
-__all__ = ["Epoch"]
-
 
 class Epoch:
     """One span of ownership: a partition assignment on a log, a channel or connection elsewhere.
@@ -41,6 +39,7 @@ class Epoch:
         if self.alive:
             self.accepting = self.alive = False
             self._tell()
+            self._watchers.clear()  # a delivery that is kept keeps nothing but its epoch
             self._wake()
 
     async def drain(self, timeout: float) -> int:

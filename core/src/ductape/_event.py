@@ -11,11 +11,7 @@ import msgspec
 from . import _headers as h
 from ._records import Delivery
 
-__all__ = ["Event", "Message", "Receipt", "Session"]
-
 T_co = TypeVar("T_co", covariant=True)
-
-_OWN = "ductape-"
 
 
 class Session:
@@ -52,7 +48,38 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         return f"<Receipt {self.event} id={self.id} at {self.position or 'broker'}>"
 
 
-class Event(Generic[T_co]):
+class Delivered:
+    """What every message that was delivered tells about itself."""
+
+    __slots__ = ("_delivery",)
+
+    def __init__(self, delivery: Delivery) -> None:
+        """Wrap a delivery. For the kernel."""
+        self._delivery = delivery
+
+    @property
+    def id(self) -> str:
+        """The message's identity: the same in every delivery, retry and replay. Deduplicate by it."""
+        return self._delivery.headers.get(h.ID) or self._delivery.position
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The publisher's headers and the content type, without ductape's own."""
+        return {name: value for name, value in self._delivery.headers.items() if not name.startswith("ductape-")}
+
+    @property
+    def session(self) -> Session | None:
+        """The publisher's session, if it gave one."""
+        tag = self._delivery.headers.get(h.SESSION_TAG)
+        return Session(tag, self._delivery.headers.get(h.SESSION_TOKEN, "")) if tag else None
+
+    @property
+    def body(self) -> bytes:
+        """The bytes as they arrived."""
+        return self._delivery.body
+
+
+class Event(Delivered, Generic[T_co]):
     """One message as its handler receives it. Annotate a parameter ``Event`` or ``Event[Order]`` to get it.
 
     Attributes:
@@ -62,7 +89,7 @@ class Event(Generic[T_co]):
         attempt: Which attempt this is, from 1.
     """
 
-    __slots__ = ("_delivery", "attempt", "group", "message", "name")
+    __slots__ = ("attempt", "group", "message", "name")
 
     def __init__(self, name: str, group: str, attempt: int, message: T_co, delivery: Delivery) -> None:
         """Wrap a delivery. For the kernel."""
@@ -73,39 +100,20 @@ class Event(Generic[T_co]):
         self._delivery = delivery
 
     @property
-    def id(self) -> str:
-        """The message's identity: the same in every delivery, retry and replay. Deduplicate by it."""
-        return self._delivery.headers.get(h.ID) or self._delivery.position
-
-    @property
     def key(self) -> str | None:
         """What order is kept within."""
         return self._delivery.key
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """The publisher's headers and the content type, without ductape's own."""
-        return {name: value for name, value in self._delivery.headers.items() if not name.startswith(_OWN)}
-
-    @property
-    def session(self) -> Session | None:
-        """The publisher's session, if it gave one."""
-        return session_of(self._delivery.headers)
-
-    @property
     def time(self) -> datetime | None:
         """When the broker stored this copy, where it tells."""
-        return instant(self._delivery.stored_at)
+        stored = self._delivery.stored_at
+        return None if stored is None else datetime.fromtimestamp(stored, UTC)
 
     @property
     def position(self) -> str:
         """Where the broker keeps it, as text for logs."""
         return self._delivery.position
-
-    @property
-    def body(self) -> bytes:
-        """The bytes as they arrived."""
-        return self._delivery.body
 
     def __repr__(self) -> str:
         return f"<Event {self.name} id={self.id} group={self.group} attempt={self.attempt} at {self.position}>"
@@ -136,14 +144,3 @@ class Message(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<Message {self.event} id={self.id} {len(self.body)} bytes>"
-
-
-def session_of(headers: Mapping[str, str]) -> Session | None:
-    """Return the session that headers carry."""
-    tag = headers.get(h.SESSION_TAG)
-    return Session(tag, headers.get(h.SESSION_TOKEN, "")) if tag else None
-
-
-def instant(seconds: float | None) -> datetime | None:
-    """Return seconds since 1970 as an aware instant."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

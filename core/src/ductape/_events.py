@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from threading import get_ident
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
+
+from msgspec.structs import replace
 
 from ._config import snake
 from ._dead import DeadLetter, dead_letters
 from ._engine import Declaration, Engine
 from ._event import Receipt
-from ._handler import Handler, read_signature
+from ._handler import Handler, Signature, read_signature
 from ._names import ids, split_event
 from ._options import read_options
 from ._publisher import Publisher, SessionLike
@@ -27,23 +29,26 @@ _PUBLISH = ("event", "message", "env", "product", "session", "key", "headers", "
 _MISSING: Any = object()
 
 
-class Host(NamedTuple):
-    """What the door needs of its client."""
-
-    begin: Callable[[], Engine]
-    """Returns what runs, beginning if nothing does."""
-    running: Callable[[], bool]
-    check_product: Callable[[object], None]
-    declarations: list[Declaration]
-    """Subscriptions that open with the client."""
-
-
 class EventDoor:
     """``ductape.event``: everything that happens to events."""
 
-    def __init__(self, host: Host) -> None:
-        """Open the door of a client."""
-        self._host = host
+    def __init__(
+        self,
+        begin: Callable[[], Engine],
+        running: Callable[[], bool],
+        check_product: Callable[[object], None],
+        declarations: list[Declaration],
+    ) -> None:
+        """Open the door of a client.
+
+        Args:
+            begin: Returns what runs, beginning if nothing does.
+            running: Tells whether anything does.
+            check_product: Refuses another product.
+            declarations: Subscriptions that open with the client.
+        """
+        self._begin, self._running, self._check_product = begin, running, check_product
+        self._declarations = declarations
         self._ready: dict[str, Publisher[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = self._forks = 0
@@ -105,15 +110,14 @@ class EventDoor:
             event, message = options.pop("event", None), options.pop("message", message)
         for name in options:
             if name not in _PUBLISH:
-                raise ConfigError(
-                    "OPTION_INVALID", f"publish: no option {name!r}.{nearest(name, _PUBLISH)}", option=name
-                )
+                text = f"publish: no option {name!r}.{nearest(name, _PUBLISH)}"
+                raise ConfigError("OPTION_INVALID", text, option=name)
         if message is _MISSING:
             raise ConfigError("OPTION_INVALID", f"publish {event!r}: there is no message.", option="message")
         split_event(event)
-        self._host.check_product(options.pop("product", None))
+        self._check_product(options.pop("product", None))
         env = options.pop("env", None)
-        engine = self._host.begin()
+        engine = self._begin()
         publisher = await engine.publisher(event, env)
         if env is None:
             self._ready[event] = publisher
@@ -163,8 +167,8 @@ class EventDoor:
             codec: Content type of another codec than the client's.
         """
         split_event(event)
-        self._host.check_product(product)
-        return await self._host.begin().publisher(event, env, codec, type)
+        self._check_product(product)
+        return await self._begin().publisher(event, env, codec, type)
 
     # -- subscribe
 
@@ -206,23 +210,23 @@ class EventDoor:
             return self._open(self._declaration(event, callback, options))
 
         def decorator(handler: H) -> H:
-            if self._host.running():
+            if self._running():
                 text = f"subscribe {event!r}: the client is open; await event.subscribe(…, callback=…) instead."
                 raise StateError("ALREADY_OPEN", text)
-            self._host.declarations.append(self._declaration(event, handler, options))
+            self._declarations.append(self._declaration(event, handler, options))
             return handler
 
         return decorator
 
     def _declaration(self, event: Any, handler: Handler, given: dict[str, Any]) -> Declaration:
         split_event(event)
-        self._host.check_product(given.get("product"))
+        self._check_product(given.get("product"))
         options = read_options(given, f"subscribe {event!r}")
         signature = read_signature(handler, batch="batch" in given)
         return Declaration(event=event, handler=handler, signature=signature, options=options)
 
     async def _open(self, declaration: Declaration) -> Subscription:
-        return (await self._host.begin().subscribe([declaration]))[0]
+        return (await self._begin().subscribe([declaration]))[0]
 
     def stream(self, event: str, **options: Any) -> Stream[Any]:
         """Receive in a loop of your own, and settle every event yourself.
@@ -239,22 +243,15 @@ class EventDoor:
         kind = options.pop("type", Any)
         options.setdefault("concurrency", min(64, options.get("prefetch") or 64))
 
-        async def opened(feed: Callable[[Any], Awaitable[None]]) -> Subscription:
-            declaration = self._declaration(event, feed, options)
-            signature = declaration.signature
-            fields = {"takes": (True,), "payload": kind, "name": "stream", "batch": False, "asynchronous": True}
-            return await self._open(
-                Declaration(
-                    event=declaration.event,
-                    handler=feed,
-                    signature=type(signature)(**fields),
-                    options=declaration.options,
-                )
-            )
+        declared = self._declaration(event, _stream, options)
+        signature = Signature(name="stream", takes=(True,), payload=kind, batch=False, asynchronous=True)
+
+        def opened(feed: Callable[[Any], Awaitable[None]]) -> Awaitable[Subscription]:
+            return self._open(replace(declared, handler=feed, signature=signature))
 
         return Stream(opened)
 
-    async def dead(
+    def dead(
         self,
         event: str,
         *,
@@ -275,13 +272,8 @@ class EventDoor:
             limit: How many at most; they are held while the listing lasts.
         """
         split_event(event)
-        self._host.check_product(product)
-        letters = dead_letters(self._host.begin(), event, group, env, limit)
-        try:
-            async for letter in letters:
-                yield letter
-        finally:
-            await letters.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        self._check_product(product)
+        return dead_letters(self._begin(), event, group, env, limit)
 
     def forget(self) -> None:
         """Let go of publishers: the client was closed."""
@@ -289,4 +281,8 @@ class EventDoor:
         self._loop = None
 
     def __repr__(self) -> str:
-        return f"<events: {len(self._ready)} publishers, {len(self._host.declarations)} declared subscriptions>"
+        return f"<events: {len(self._ready)} publishers, {len(self._declarations)} declared subscriptions>"
+
+
+async def _stream(event: Any) -> None:
+    """Stands for a stream's handler until it is entered."""

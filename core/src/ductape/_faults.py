@@ -9,8 +9,6 @@ from typing import TypeVar
 
 from .errors import AdapterError, Fault
 
-__all__ = ["FaultTable", "each", "translate", "translated"]
-
 FaultTable = Sequence[tuple[type[BaseException], Fault]] | Callable[[BaseException], "Fault | None"]
 """Rows of (error class, fault), the first match counts; or a function, where one class carries many codes."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from . import _headers as h
 from ._bounds import CLOSE, Bounds
 from ._capabilities import Capabilities, Groups, Order
-from ._intake import Opened, Port, Source
+from ._intake import Source
 from ._lanes import LANED, MOVING, PARKED, READY, RUNNING, Item
 from ._middleware import SubscriberSite, observers
 from ._moves import Moves
@@ -36,6 +37,8 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
     moves: Moves | None
     middleware: Sequence[object]
     bounds: Bounds
+    halted: Callable[[DuctapeError], None]
+    """Told why it stopped by itself."""
     emptied: Callable[[Group], None]
     """Told when its last subscription left."""
 
@@ -51,7 +54,6 @@ class Group:
         self.unmatched = 0
         self.failure: DuctapeError | None = None
         """Why it stopped by itself; None while it goes on."""
-        self.failed: asyncio.Future[DuctapeError] = asyncio.get_running_loop().create_future()
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once its receivers are open."""
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,7 +82,7 @@ class Group:
             await asyncio.gather(*(source.close(0.0) for source in self.sources))
             raise
         for source in self.sources:
-            source.gave_up.add_done_callback(self._gave_up)
+            source.gave_up = self._gave_up
 
     def _source(self, channel: Channel, window: int) -> Source:
         plan, link = self.plan, self.plan.place.link
@@ -90,24 +92,20 @@ class Group:
         order = plan.order if events else Order.NONE
         intake = Intake(group=self.name, window=window, order=order, start=start)
 
-        async def open_receiver() -> Opened:
-            return await link.open_receiver(channel, groups, intake)
-
-        port = Port(
-            name=f"{channel.name}/{self.name}" + ("" if events else "/retry"),
-            open=open_receiver,
-            take=self._take,
-            settled=self._observed(),
-            backoff=link.backoff,
+        return Source(
+            f"{channel.name}/{self.name}" + ("" if events else "/retry"),
+            partial(link.open_receiver, channel, groups, intake),
+            self._take,
+            window,
+            plan.bounds,
+            link.backoff(),
+            self._observed(),
         )
-        return Source(port, window, plan.bounds)
 
-    def _gave_up(self, future: asyncio.Future[AdapterError]) -> None:
-        if not future.cancelled():
-            error = future.result()
-            failure = OpenError("SUBSCRIBE_FAILED", f"group {self.name!r}: gave up reconnecting: {error}")
-            failure.__cause__ = error
-            self.halt(failure)
+    def _gave_up(self, error: AdapterError) -> None:
+        failure = OpenError("SUBSCRIBE_FAILED", f"group {self.name!r}: gave up reconnecting: {error}")
+        failure.__cause__ = error
+        self.halt(failure)
 
     def halt(self, failure: DuctapeError) -> None:
         """Receive nothing more: a policy says stop, or reconnecting was given up. `serve` ends with the failure."""
@@ -116,9 +114,9 @@ class Group:
             source.paused = True
         for subscription in self.subscriptions.values():
             subscription.begin_stop(failure)
+        self._hand_back(list(self.subscriptions.values()), (READY, PARKED), lanes=False)
         log.error("group %s stopped: %s", self.name, failure)
-        if not self.failed.done():
-            self.failed.set_result(failure)
+        self.plan.halted(failure)
 
     # -- subscriptions
 
@@ -154,7 +152,7 @@ class Group:
         for delivery in deliveries:
             event = delivery.headers.get(h.EVENT)
             subscription = only if only is not None and event == only.event else self._match(event)
-            holder = subscription if subscription is not None else _Nobody()
+            holder = subscription if subscription is not None else _NOBODY
             item = Item(delivery, source, holder)
             hold(item)
             if self.stopping:
@@ -288,10 +286,11 @@ class Group:
 
 
 class _Nobody:
-    """Holds what no subscription handles, until it is moved or settled."""
+    """Holds what no subscription handles, until it is moved or settled; nothing waits for it."""
 
-    def drop(self, item: Item) -> None:
-        """Nothing waits."""
+    def drop(self, item: Item) -> None: ...
 
-    def moved(self, item: Item, where: str, reason: str) -> None:
-        """Nothing waits."""
+    def moved(self, item: Item, where: str, reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()

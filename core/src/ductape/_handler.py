@@ -46,10 +46,11 @@ def read_signature(handler: Handler, *, batch: bool = False) -> Signature:
     name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
     if not callable(handler):
         raise HandlerError("HANDLER_INVALID", f"handler {handler!r} cannot be called.", handler=name)
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+    target = _function(handler)
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise _invalid(name, "it yields, so calling it runs nothing; return instead, or use event.stream")
     parameters = _parameters(handler, name)
-    hints = _hints(handler, name)
+    hints = _hints(target, name)
     takes: list[bool] = []
     payload: Any = Any
     for parameter in parameters:
@@ -64,7 +65,8 @@ def read_signature(handler: Handler, *, batch: bool = False) -> Signature:
         payload = inner if payload is Any else payload
     if not takes:
         raise _invalid(name, "it takes no argument; give it one for the payload, or one annotated Event")
-    return Signature(name=name, takes=tuple(takes), payload=payload, batch=batch, asynchronous=_is_async(handler))
+    asynchronous = inspect.iscoroutinefunction(target)
+    return Signature(name=name, takes=tuple(takes), payload=payload, batch=batch, asynchronous=asynchronous)
 
 
 def _parameters(handler: Handler, name: str) -> list[inspect.Parameter]:
@@ -84,12 +86,15 @@ def _parameters(handler: Handler, name: str) -> list[inspect.Parameter]:
     return found
 
 
-def _hints(handler: Handler, name: str) -> dict[str, Any]:
-    target = handler
-    while isinstance(target, functools.partial):
-        target = target.func
-    if not (inspect.isfunction(target) or inspect.ismethod(target)):
-        target = target if inspect.isclass(target) else type(target).__call__
+def _function(handler: Handler) -> Any:
+    """The function behind a partial or a callable object."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    plain = inspect.isfunction(handler) or inspect.ismethod(handler) or inspect.isclass(handler)
+    return handler if plain else type(handler).__call__
+
+
+def _hints(target: Any, name: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target)
     except Exception as error:
@@ -112,13 +117,6 @@ def _envelope(kind: Any) -> tuple[bool, Any]:
     if typing.get_origin(kind) is Event:
         return True, typing.get_args(kind)[0]
     return False, kind
-
-
-def _is_async(handler: Handler) -> bool:
-    target = handler
-    while isinstance(target, functools.partial):
-        target = target.func
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
 def _invalid(name: str, why: str) -> HandlerError:

@@ -7,52 +7,43 @@ from concurrent.futures import Executor
 from inspect import isawaitable
 from typing import Any
 
-import msgspec
-
 from ._codec import Decoding
 from ._event import Event, Session
 from ._handler import Handle, Handler, Signature, build
 from ._headers import CONTENT_TYPE
 from ._lanes import Item
-from ._middleware import SubscriberSite, wrap_subscriber
+from ._middleware import SubscriberSite, wrap
 from ._retry import Reject
 
 Verify = Callable[[Session], Any]
 """Checks a session before the handler runs: falsy or an error refuses it. May be asynchronous."""
-Apart = Callable[[Item, Exception], None]
+Read = Callable[[bytes, str | None], object]
+Run = Callable[[Sequence[Item]], Awaitable[object]]
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What a subscription's handling is made of."""
-
-    handler: Handler
-    signature: Signature
-    decoding: Decoding
-    middleware: Sequence[object]
-    site: SubscriberSite
-    sessions: Mapping[str, Verify]
-    executor: Callable[[], Executor]
-    apart: Apart
-    """Told of an item of a batch that fails apart from the others: unreadable, or with a session that is refused."""
-
-
-def compile_handling(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
+def compile_handling(
+    handler: Handler,
+    signature: Signature,
+    decoding: Decoding,
+    middleware: Sequence[object],
+    site: SubscriberSite,
+    sessions: Mapping[str, Verify],
+    executor: Callable[[], Executor],
+) -> Run:
     """Return what runs the handler for items: one item, or a batch of them."""
-    signature, site = recipe.signature, recipe.site
-    innermost = build(recipe.handler, signature, recipe.executor)
-    if recipe.sessions and not signature.batch:
-        innermost = _checked(innermost, recipe.sessions)
-    chain = wrap_subscriber(recipe.middleware, innermost, site)
+    innermost = build(handler, signature, executor)
+    if sessions and not signature.batch:
+        innermost = _checked(innermost, sessions)
+    chain = wrap(middleware, "subscriber", innermost, site)
     if signature.batch:
-        return _batches(recipe, chain)
-    if chain is innermost and not recipe.sessions and signature.asynchronous and signature.takes == (False,):
-        return _payloads(recipe)
-    return _events(recipe, chain)
+        return _batches(decoding.read, chain, site, sessions)
+    if chain is innermost and not sessions and signature.asynchronous and signature.takes == (False,):
+        return _payloads(decoding.read, handler)
+    return _events(decoding.read, chain, site)
 
 
-def _payloads(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
+def _payloads(read: Read, handler: Handler) -> Run:
     """The shortest way: a coroutine function that takes the payload alone."""
-    read, handler = recipe.decoding.read, recipe.handler
 
     def handle(items: Sequence[Item]) -> Awaitable[object]:
         delivery = items[0].delivery
@@ -62,8 +53,8 @@ def _payloads(recipe: Recipe) -> Callable[[Sequence[Item]], Awaitable[object]]:
     return handle
 
 
-def _events(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaitable[object]]:
-    read, name, group = recipe.decoding.read, recipe.site.event, recipe.site.group
+def _events(read: Read, chain: Handle, site: SubscriberSite) -> Run:
+    name, group = site.event, site.group
 
     def handle(items: Sequence[Item]) -> Awaitable[object]:
         item = items[0]
@@ -74,19 +65,17 @@ def _events(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaitab
     return handle
 
 
-def _batches(recipe: Recipe, chain: Handle) -> Callable[[Sequence[Item]], Awaitable[object]]:
-    read, name, group = recipe.decoding.read, recipe.site.event, recipe.site.group
-
+def _batches(read: Read, chain: Handle, site: SubscriberSite, sessions: Mapping[str, Verify]) -> Run:
     async def handle(items: Sequence[Item]) -> object:
         events: list[Event[Any]] = []
         for item in items:
             delivery = item.delivery
             try:
                 message = read(delivery.body, delivery.headers.get(CONTENT_TYPE))
-                event = Event(name, group, item.attempt, message, delivery)
-                await _check(event, recipe.sessions)
-            except Exception as error:
-                recipe.apart(item, error)
+                event = Event(site.event, site.group, item.attempt, message, delivery)
+                await _check(event, sessions)
+            except Exception as error:  # unreadable, or with a session that is refused
+                item.failure = error
             else:
                 events.append(event)
         return await chain(events) if events else None

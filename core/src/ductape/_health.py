@@ -15,8 +15,6 @@ from .errors import AdapterError
 LAG = 2.0
 """Seconds for which the lag may be asked for."""
 
-__all__ = ["BrokerHealth", "Health", "SubscriptionHealth"]
-
 
 class BrokerHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One broker's connection."""
@@ -113,7 +111,7 @@ async def _group(engine: Engine, group: Group) -> SubscriptionHealth:
         window=sum(source.window for source in sources),
         parked=sum(int(each.stats()["parked"]) for each in subscriptions),
         lag=await _lag(sources[0]) if sources else None,
-        dropped=sum(source.dropped for source in sources),
+        dropped=sum(source.measured.dropped() for source in sources if source.measured is not None),
         error=str(error) if error else "",
     )
 
@@ -130,6 +128,6 @@ async def _unanswered(link: Link) -> AdapterError | None:
 
 async def _lag(source: Source) -> int | None:
     try:
-        return await source.bounds.call(source.lag(), LAG)
+        return await source.bounds.call(source.measured.lag(), LAG) if source.measured is not None else None
     except AdapterError:
         return None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 
-import msgspec
-
-from ._bounds import LATE, STOP, Bounds
+from ._bounds import LATE, STOP, Backoff, Bounds
 from ._capabilities import Capabilities
 from ._epoch import Epoch
 from ._lanes import GONE, LANED, PARKED, READY, Item
@@ -22,57 +19,39 @@ WAIT = 10.0
 """Seconds for which `receive` may wait: idle receivers cost nothing, and one that hangs is noticed after twice that."""
 ROOM, SERVE = 0.1, 1.0
 """Seconds to wait for a quarter of the window to be free; seconds between calls that only serve the client."""
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 10.0
 
 log = logging.getLogger("ductape.intake")
 
 
-class Backoff:
-    """How long to wait before the next try, and after how many to give up."""
-
-    def __init__(self, first: float = FIRST_BACKOFF, tries: int | None = None) -> None:
-        """Begin with `first` seconds; give up after `tries` (None: never)."""
-        self._first, self._tries = first, tries
-        self._next, self.failures = first, 0
-
-    def failed(self) -> float | None:
-        """Return the seconds to wait, or None: give up."""
-        self.failures += 1
-        if self._tries is not None and self.failures > self._tries:
-            return None
-        delay = self._next * random.uniform(1.0, 1.5)
-        self._next = min(self._next * 2, LONGEST_BACKOFF)
-        return delay
-
-    def worked(self) -> None:
-        """Begin anew."""
-        self._next, self.failures = self._first, 0
-
-
-class Opened(msgspec.Struct, frozen=True):
-    """A receiver, and what its channel can do."""
-
-    receiver: Receiver
-    can: Capabilities
-
-
-class Port(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source is connected to."""
-
-    name: str
-    open: Callable[[], Awaitable[Opened]]
-    take: Callable[[Source, Sequence[Delivery]], None]
-    """Turns deliveries into items, and hands them to `Source.hold` and to a subscription."""
-    settled: Callable[[Sequence[Settlement], float], None] | None = None
-    backoff: Callable[[], Backoff] = Backoff
+Opened = tuple[Receiver, Capabilities]
+"""A receiver, and what its channel can do."""
 
 
 class Source:
     """One receiver, opened again when it breaks, and everything of it that is not settled."""
 
-    def __init__(self, port: Port, window: int, bounds: Bounds) -> None:
-        """Describe a source; `start` opens it."""
-        self.name, self.window, self.bounds = port.name, window, bounds
+    def __init__(
+        self,
+        name: str,
+        opening: Callable[[], Awaitable[Opened]],
+        take: Callable[[Source, Sequence[Delivery]], None],
+        window: int,
+        bounds: Bounds,
+        backoff: Backoff,
+        settled: Callable[[Sequence[Settlement], float], None] | None = None,
+    ) -> None:
+        """Describe a source; `start` opens it.
+
+        Args:
+            name: Names it in logs.
+            opening: Opens the receiver, and tells what its channel can do.
+            take: Turns deliveries into items, and hands them to `hold` and to a subscription.
+            window: Bounds what is not settled.
+            bounds: Runs the calls.
+            backoff: The pace of opening again.
+            settled: Observes settlements.
+        """
+        self.name, self.window, self.bounds = name, window, bounds
         self.can = Capabilities()
         self.receiver: Receiver | None = None
         self.held: dict[Item, float] = {}
@@ -82,12 +61,17 @@ class Source:
         """When the last call to `receive` returned, on the client's clock."""
         self.error: AdapterError | None = None
         """Why it is not receiving; None while it is."""
-        self.gave_up: asyncio.Future[AdapterError] = asyncio.get_running_loop().create_future()
+        self.gave_up: Callable[[AdapterError], None] | None = None
+        """Told why, when it tries no more."""
         self.paused = False
-        self._port, self._clock = port, bounds.clock
-        self.settling = Settling(self, port.settled)
-        self.settle, self.noted = self.settling.add, self.settling.note
-        self._backoff = port.backoff()
+        self._opening, self._take, self._clock, self._backoff = opening, take, bounds.clock, backoff
+        settling = self.settling = Settling(self, settled)
+        self.settle, self.noted, self.arrived, self.flush = (
+            settling.add,
+            settling.note,
+            settling.arrived,
+            settling.flush,
+        )
         self._epochs: set[Epoch] = set()
         self._room: asyncio.Future[None] | None = None
         self._enough = 0
@@ -103,13 +87,13 @@ class Source:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _open(self) -> Receiver:
-        opened = await self._port.open()
+        receiver, can = await self._opening()
         if self._stopping:
-            self.bounds.background(self.bounds.close(opened.receiver))
+            self.bounds.background(self.bounds.close(receiver))
             raise AdapterError(Fault.LOST, "closed while it was opened")
-        self.can, self.receiver, self.error = opened.can, opened.receiver, None
+        self.can, self.receiver, self.error = can, receiver, None
         self.progress = self._clock.now()
-        return opened.receiver
+        return receiver
 
     async def stop(self) -> None:
         """Take no more: ask the receiver to stop, and hand on what it still returns. Settling goes on."""
@@ -155,7 +139,11 @@ class Source:
     async def _run(self) -> None:
         while not self._stopping:
             try:
-                receiver = self.receiver if self.receiver is not None else await self._reopen()
+                receiver = self.receiver
+                if receiver is None:
+                    receiver = await self._open()
+                    self.reopened += 1
+                    log.info("%s: receiving again", self.name)
                 free = await self._free()
                 if free >= 0:
                     await self._receive(receiver, free, WAIT if free else 0.0)
@@ -175,7 +163,7 @@ class Source:
         deliveries = [each for each in deliveries if each.epoch.accepting]  # it may have ended since the call did
         if deliveries:
             self.received += len(deliveries)
-            self._port.take(self, deliveries)
+            self._take(self, deliveries)
         return len(deliveries)
 
     async def _free(self) -> int:
@@ -210,12 +198,6 @@ class Source:
 
     # -- failures
 
-    async def _reopen(self) -> Receiver:
-        receiver = await self._open()
-        self.reopened += 1
-        log.info("%s: receiving again", self.name)
-        return receiver
-
     async def _recover(self, error: AdapterError) -> bool:
         """Wait before the next try; False: it gave up, or is asked to stop."""
         self.error = error
@@ -223,9 +205,10 @@ class Source:
             return False
         delay = self._backoff.failed()
         log.warning("%s: %s", self.name, error)
-        if delay is None:
+        if self._backoff.exhausted:
             log.error("%s: gave up after %d tries: %s", self.name, self._backoff.failures - 1, error)
-            self.gave_up.set_result(error)
+            if self.gave_up is not None:
+                self.gave_up(error)
             return False
         await self._wait_room(delay, self.window + 1)
         return True
@@ -260,10 +243,6 @@ class Source:
             self._epochs.add(epoch)
             epoch.watch(self._epoch_changed)
 
-    def arrived(self) -> None:
-        """A batch is in hand: see that its leases are kept."""
-        self.settling.arrived()
-
     def forget(self, items: Sequence[Item]) -> None:
         """Free the places of items."""
         held = self.held
@@ -283,26 +262,17 @@ class Source:
             item.holder.drop(item)
             self.forget((item,))
 
-    async def flush(self, seconds: float) -> bool:
-        """Settle what is queued, for at most `seconds`; tell whether all is answered."""
-        return await self.settling.flush(seconds)
-
-    async def lag(self) -> int | None:
-        """Return how many messages the group has not been given yet, where the provider tells."""
-        receiver = self.receiver
-        return await receiver.lag() if receiver is not None and isinstance(receiver, Measurable) else None
+    @property
+    def measured(self) -> Measurable | None:
+        """The receiver, if it tells how far behind it is."""
+        receiver: object = self.receiver
+        return receiver if isinstance(receiver, Measurable) else None
 
     @property
     def oldest(self) -> float | None:
         """Seconds for which the oldest delivery is not settled."""
         first = next(iter(self.held.values()), None)
         return None if first is None else self._clock.now() - first
-
-    @property
-    def dropped(self) -> int:
-        """Messages that a lossy channel dropped because the buffer was full."""
-        receiver = self.receiver
-        return receiver.dropped() if receiver is not None and isinstance(receiver, Measurable) else 0
 
     def __repr__(self) -> str:
         state = "paused" if self.paused else "receiving" if self.error is None else f"failing ({self.error})"

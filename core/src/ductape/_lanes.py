@@ -53,6 +53,8 @@ class Item(msgspec.Struct, eq=False):
     state: int = READY
     verdict: Verdict = Verdict.ACK
     delay: float = 0.0
+    failure: Exception | None = None
+    """Why it failed apart from the others of its batch, before the handler was called."""
 
 
 class Lanes:
@@ -67,16 +69,15 @@ class Lanes:
         self._order = itertools.count()
 
     def put(self, item: Item) -> bool:
-        """Queue an arrival; False if it is now the head of its lane or has none, and may be parked by the caller."""
-        lane = item.lane
-        if lane is not None:
-            tail = self._tails.get(lane)
-            if tail is not None:
-                item.state = LANED
-                tail.append(item)
-                return True
-            self._tails[lane] = deque()
-        return False
+        """Queue an arrival that has a lane; False if it is now the head, and may be parked by the caller."""
+        assert item.lane is not None
+        tail = self._tails.get(item.lane)
+        if tail is None:
+            self._tails[item.lane] = deque()
+            return False
+        item.state = LANED
+        tail.append(item)
+        return True
 
     def ready(self, item: Item) -> None:
         """Queue an item for the next worker."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,7 +12,7 @@ from ._event import Event, Message, Receipt
 from ._records import Delivery, Settlement
 from .errors import ConfigError
 
-__all__ = ["Middleware", "PublisherSite", "Publishing", "SubscriberSite", "Subscribing"]
+W = TypeVar("W", bound=Callable[..., Any])
 
 log = logging.getLogger("ductape.middleware")
 
@@ -86,26 +86,16 @@ def check_middleware(middleware: object) -> object:
     """
     known = ("publisher", "subscriber", "received", "settled", "moved")
     if isinstance(middleware, type) or not any(callable(getattr(middleware, name, None)) for name in known):
-        raise ConfigError(
-            "OPTION_INVALID",
-            f"middleware {middleware!r}: give an entry point's name, or an object with some of {', '.join(known)}.",
-        )
+        text = f"middleware {middleware!r}: give an entry point's name, or an object with some of {', '.join(known)}."
+        raise ConfigError("OPTION_INVALID", text)
     return middleware
 
 
-def wrap_publisher(middleware: Sequence[object], innermost: Publishing, site: PublisherSite) -> Publishing:
-    """Wrap a publisher's sending; the first middleware is the outermost."""
+def wrap(middleware: Sequence[object], method: str, innermost: W, site: PublisherSite | SubscriberSite) -> W:
+    """Wrap what sends (`method`: ``publisher``) or handles (``subscriber``); the first middleware is the outermost."""
     for each in reversed(middleware):
-        if has(each, "publisher"):
-            innermost = each.publisher(innermost, site)  # type: ignore[attr-defined]  # found by `has`
-    return innermost
-
-
-def wrap_subscriber(middleware: Sequence[object], innermost: Subscribing, site: SubscriberSite) -> Subscribing:
-    """Wrap a subscription's handling; the first middleware is the outermost."""
-    for each in reversed(middleware):
-        if has(each, "subscriber"):
-            innermost = each.subscriber(innermost, site)  # type: ignore[attr-defined]  # found by `has`
+        if has(each, method):
+            innermost = getattr(each, method)(innermost, site)
     return innermost
 
 

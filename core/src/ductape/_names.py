@@ -21,11 +21,8 @@ def check_tag(tag: object, what: str) -> str:
     """
     if isinstance(tag, str) and _TAG.match(tag):
         return tag
-    raise CatalogError(
-        "TAG_INVALID",
-        f"{what} {tag!r}: use up to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
-        tag=tag,
-    )
+    text = f"{what} {tag!r}: use up to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit."
+    raise CatalogError("TAG_INVALID", text, tag=tag)
 
 
 def split_event(event: object) -> tuple[str, str]:
@@ -38,11 +35,8 @@ def split_event(event: object) -> tuple[str, str]:
         broker, colon, topic = event.partition(":")
         if colon and _TAG.match(broker) and _TAG.match(topic):
             return broker, topic
-    raise CatalogError(
-        "TAG_INVALID",
-        f"event {event!r}: write 'brokerTag:topicTag', for instance 'order-events:new-orders'.",
-        event=event,
-    )
+    text = f"event {event!r}: write 'brokerTag:topicTag', for instance 'order-events:new-orders'."
+    raise CatalogError("TAG_INVALID", text, event=event)
 
 
 def check_group(group: object) -> str:
@@ -52,11 +46,8 @@ def check_group(group: object) -> str:
         ConfigError: ``OPTION_INVALID``, also for names that end like a channel derived from a group.
     """
     if not isinstance(group, str) or not _TAG.match(group):
-        raise ConfigError(
-            "OPTION_INVALID",
-            f"group {group!r}: use up to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
-            group=group,
-        )
+        text = f"group {group!r}: use up to 128 letters, digits, '.', '_' and '-', beginning with a letter or digit."
+        raise ConfigError("OPTION_INVALID", text, group=group)
     ending = re.split(r"[.:_-]", group)[-1].lower()
     if ending in _RESERVED and ending != group.lower():
         raise ConfigError(

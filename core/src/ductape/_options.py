@@ -133,9 +133,8 @@ def check_capabilities(
     """
 
     def refuse(capability: str, what: str, mend: str) -> None:
-        raise CapabilityError(
-            "CAPABILITY_MISSING", f"{where}: {provider} {what} here. {mend}", capability=capability, adapter=provider
-        )
+        text = f"{where}: {provider} {what} here. {mend}"
+        raise CapabilityError("CAPABILITY_MISSING", text, capability=capability, adapter=provider)
 
     if order > can.order:
         mend = "Leave order out, or use a provider that keeps it."

@@ -11,17 +11,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
+from itertools import islice
 from math import inf
 
 import msgspec
 
-from ._bounds import Bounds, wait_until
+from ._bounds import Backoff, Bounds, wait_until
 from ._records import Outgoing, Stored
-from ._sending import FIRST_BACKOFF, LONGEST_BACKOFF, Answers, Keeper, Lane, Pending
+from ._sending import LONGEST_BACKOFF, Answers, Keeper, Lane, Pending
 from .adapter import Sender
 from .errors import AdapterError, Fault, Overloaded, PublishError
-
-__all__ = ["Outbox", "Pressure"]
 
 SWEEP = 1.0
 """Seconds between looks at deadlines; nearer ones get a timer of their own."""
@@ -41,16 +40,14 @@ class Outbox:
         self,
         name: str,
         open_sender: Callable[[], Awaitable[Sender]],
-        declare: Callable[[], Awaitable[None]],
+        declare: Callable[[], Awaitable[object]],
         bounds: Bounds,
         pressure: Pressure,
     ) -> None:
         self.name = name
         self.keeper = Keeper(open_sender, declare, bounds)
-        self.bounds, self.clock = bounds, bounds.clock
-        self.slots: asyncio.Semaphore | None = None
-        """Bounds the calls where the sender has lanes of its own."""
-        self.stored = self.failed = self.calls = self.pending = self.pending_bytes = 0
+        self.clock = bounds.clock
+        self.stored = self.failed = self.pending = self.pending_bytes = 0
         self.error: AdapterError | None = None
         """Why the last call failed; None once one went well."""
         self._loop = asyncio.get_running_loop()
@@ -101,7 +98,7 @@ class Outbox:
         item = Pending(record, future, deadline)
         self.pending += 1
         self.pending_bytes += record.size
-        if self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes:
+        if self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes:  # `_full`
             self.open = False
         lane.queue.append(item)
         if not lane.busy:
@@ -125,7 +122,7 @@ class Outbox:
             if own is not None:
                 lane = self._own.get(own)
                 if lane is None:
-                    lane = self._own[own] = Lane(self)
+                    lane = self._own[own] = self._lane()
                     self._lanes.append(lane)
                 return lane
         lanes = self._lanes[: self._calls]
@@ -133,6 +130,9 @@ class Outbox:
             return lanes[hash(record.key) % len(lanes)]
         full = self.keeper.limits.records  # keyless records fill one batch after the other: calls cost more
         return next((lane for lane in lanes if len(lane.queue) < full), lanes[0])
+
+    def _lane(self) -> Lane:
+        return Lane(self.keeper, self._resolve, lambda item: self._left(1, item.record.size))
 
     # -- pressure
 
@@ -157,43 +157,31 @@ class Outbox:
             return
         self.failed += 1
         last = f" The last answer was {self.error}." if self.error is not None else ""
-        raise Overloaded(
-            "OVERLOADED",
+        text = (
             f"{self.name}: {self.pending} messages ({self.pending_bytes} bytes) wait to be stored, and none left in "
-            f"time.{last} Publish less at a time, or give Ductape(max_pending=…) a higher bound.",
-            stored="no",
+            f"time.{last} Publish less at a time, or give Ductape(max_pending=…) a higher bound."
         )
+        raise Overloaded("OVERLOADED", text, stored="no")
 
     def _left(self, number: int, size: int) -> None:
-        """Count items off, and let as many callers in."""
+        """Count items off, and let callers in."""
         self.pending -= number
         self.pending_bytes -= size
+        self._let_in(number)
+
+    def _let_in(self, number: int = 1) -> None:
+        """Let in so many of those that wait for room, if there is any, first come first; see whether all is done."""
         if self._waiters and not self._full:
-            self._wake(number)
-        self.open = bool(self._lanes) and not self._waiters and not self._full
-        if self._emptied is not None:
-            self._let_in()
-
-    def _wake(self, number: int) -> None:
-        """Let callers in that wait for room; those that were let in before are in front."""
-        for waiter in self._waiters:
-            if number <= 0:
-                return
-            if not waiter.done():
-                waiter.set_result(None)
-                number -= 1
-
-    def _let_in(self) -> None:
-        """See that no room stays unused while callers wait for it, and whether all is done."""
-        if self._waiters and not self._waiters[0].done() and not self._full:
-            self._wake(self._pressure.messages - self.pending)
+            for waiter in islice(self._waiters, min(number, self._pressure.messages - self.pending)):
+                if not waiter.done():
+                    waiter.set_result(None)
         self.open = bool(self._lanes) and not self._waiters and not self._full
         if self._emptied is not None and not (self.pending or self._entering) and not self._emptied.done():
             self._emptied.set_result(None)
 
     # -- answers: what lanes call, once a batch
 
-    def resolve(self, batch: Sequence[Pending], answers: Answers) -> list[Pending]:
+    def _resolve(self, batch: Sequence[Pending], answers: Answers) -> list[Pending]:
         """Answer the callers; return what is to be sent again."""
         again: list[Pending] = []
         size = refused = 0
@@ -217,10 +205,6 @@ class Outbox:
         self.stored += len(batch) - len(again) - refused
         self._left(len(batch) - len(again), size)
         return again
-
-    def forget(self, item: Pending) -> None:
-        """Count an item off that nobody waits for."""
-        self._left(1, item.record.size)
 
     def _fail(self, item: Pending, code: str, why: str) -> None:
         """Tell a caller that its message is not confirmed."""
@@ -265,7 +249,7 @@ class Outbox:
 
     async def _open(self, deadline: float) -> None:
         """Open for the first publish, again and again until its deadline; the sender's limits make the lanes."""
-        backoff = FIRST_BACKOFF
+        backoff = Backoff(longest=LONGEST_BACKOFF)
         while not self._lanes:
             if self._closed:
                 raise self._not_open("PUBLISH_FAILED", None)
@@ -277,18 +261,17 @@ class Outbox:
                 self._build(self.keeper.sender)
             elif not isinstance(error, AdapterError) or error.fault is Fault.CONFIG:
                 raise self._not_open("PUBLISH_FAILED", error)
-            elif self.clock.now() + backoff >= deadline:
+            elif self.clock.now() + (delay := backoff.failed()) >= deadline:
                 raise self._not_open("PUBLISH_TIMEOUT", error)
             else:
-                await self.clock.sleep(backoff)
-                backoff = min(backoff * 2, LONGEST_BACKOFF)
+                await self.clock.sleep(delay)
 
     def _build(self, sender: Sender) -> None:
         if not self._lanes:
             calls = self._calls = max(1, sender.limits.calls)
-            self._lanes = [Lane(self) for _ in range(calls)]
+            self._lanes = [self._lane() for _ in range(calls)]
             if type(sender).lane is not Sender.lane:
-                self._own, self.slots = {}, asyncio.Semaphore(calls)
+                self._own, self.keeper.slots = {}, asyncio.Semaphore(calls)
             elif calls == 1:
                 self._only = self._lanes[0]
             self.open = True
@@ -306,7 +289,9 @@ class Outbox:
             self._emptied = self._new_future()
             await wait_until(self._emptied, self.clock, self.clock.now() + seconds)
         lanes, self._lanes, self._closed, self.open = self._lanes, [], True, False
-        self._wake(len(self._waiters))
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         for lane in lanes:
             for item in lane.flight:
                 item.ambiguous |= lane.calling

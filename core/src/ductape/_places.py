@@ -82,9 +82,8 @@ def _fill(text: str, names: Mapping[str, str], where: str) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in names:
             known = ", ".join(f"{{{name}}}" for name in names)
-            raise ConfigError(
-                "CONFIG_INVALID", f"{where}: {match[0]} is not one of {known}.{nearest(match[1], names)}", path=where
-            )
+            text = f"{where}: {match[0]} is not one of {known}.{nearest(match[1], names)}"
+            raise ConfigError("CONFIG_INVALID", text, path=where)
         return names[match[1]]
 
     return _HOLE.sub(value, str(text))

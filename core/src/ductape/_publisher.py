@@ -7,11 +7,8 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from . import _headers as h
 from ._capabilities import Capabilities
-from ._clock import Clock
 from ._codec import Encoding
 from ._event import Message, Receipt, Session
 from ._middleware import Publishing
@@ -41,31 +38,35 @@ MANY = 1000
 SessionLike = Session | Mapping[str, str]
 
 
-class PublisherParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a publisher is made of."""
-
-    event: str
-    encoding: Encoding
-    outbox: Outbox
-    can: Callable[[], Capabilities]
-    """What the channel can do; known once the outbox is open."""
-    wrap: Callable[[Publishing], Publishing]
-    clock: Clock
-    deadline: float
-    usable: Callable[[], None]
-    """Raises `StateError` when the client is closed or belongs to another loop."""
-
-
 class Publisher(Generic[T]):
     """A publisher of one event. ``event.publisher(…)`` gives one for a hot path; `event.publish` keeps one for you."""
 
-    def __init__(self, parts: PublisherParts) -> None:
-        """Assemble a publisher. For the kernel."""
-        self.event = parts.event
-        self._encode, self._outbox, self._clock = parts.encoding.encode, parts.outbox, parts.clock
-        self._parts, self._deadline = parts, parts.deadline
+    def __init__(
+        self,
+        event: str,
+        encoding: Encoding,
+        outbox: Outbox,
+        can: Callable[[], Capabilities],
+        wrap: Callable[[Publishing], Publishing],
+        deadline: float,
+        usable: Callable[[], None],
+    ) -> None:
+        """Assemble a publisher. For the kernel.
+
+        Args:
+            event: What it publishes.
+            encoding: How.
+            outbox: Where to.
+            can: What the channel can do; known once the outbox is open.
+            wrap: Puts the middleware around what sends.
+            deadline: Seconds.
+            usable: Raises `StateError` when the client is closed or belongs to another loop.
+        """
+        self.event = event
+        self._encode, self._outbox, self._clock = encoding.encode, outbox, outbox.clock
+        self._known, self._usable, self._deadline = can, usable, deadline
         self._loop = get_running_loop()
-        chain = parts.wrap(self._send)
+        chain = wrap(self._send)
         self._chain: Publishing | None = None if chain == self._send else chain
         self._can: Capabilities | None = None
         self._most = 0
@@ -113,12 +114,7 @@ class Publisher(Generic[T]):
         return Receipt(self.event, id, stored.position, stored.duplicate)
 
     def _prepare(
-        self,
-        payload: T,
-        id: str | None,
-        headers: Mapping[str, str] | None,
-        session: SessionLike | None,
-        delay: float,
+        self, payload: T, id: str | None, headers: Mapping[str, str] | None, session: SessionLike | None, delay: float
     ) -> tuple[bytes, dict[str, str], str, int]:
         """Return body, headers, id and size of a message; raises `PayloadError` or `CapabilityError`."""
         body, content_type = self._encode(payload)
@@ -178,7 +174,9 @@ class Publisher(Generic[T]):
                 try:
                     if self._can is None or not self._outbox.open or get_running_loop() is not self._loop:
                         await self._collect(part, results)
-                        away = await self._admitted(deadline, away)
+                        if away is not None:  # one could not be put: the others do not wait for the same in turn
+                            raise away
+                        await self._admit(deadline)
                     chosen = key(message) if key is not None else None
                     if chosen is not None and not isinstance(chosen, str):
                         raise _not_text(self.event, "key", chosen)
@@ -204,13 +202,6 @@ class Publisher(Generic[T]):
                 sending.cancel()
         return self._all_stored(results)
 
-    async def _admitted(self, deadline: float, away: PublishError | None) -> PublishError | None:
-        """Wait until a message may be put; once one could not, the others do not wait for the same in turn."""
-        if away is not None:
-            raise away
-        await self._admit(deadline)
-        return None
-
     async def _collect(
         self, part: list[tuple[str, asyncio.Future[Any]]], results: list[Receipt | BaseException]
     ) -> None:
@@ -231,20 +222,19 @@ class Publisher(Generic[T]):
             return receipts
         errors = [result for result in results if isinstance(result, BaseException)]
         maybe = any(isinstance(error, PublishError) and error.stored == "maybe" for error in errors)
-        raise ManyFailed(
+        text = (
             f"{self.event}: {len(errors)} of {len(results)} messages were not confirmed; the first: {errors[0]} "
-            "See .results for each.",
-            stored="maybe" if maybe else "no",
-            results=results,
-        ) from errors[0]
+            "See .results for each."
+        )
+        raise ManyFailed(text, stored="maybe" if maybe else "no", results=results) from errors[0]
 
     # -- checks
 
     async def _admit(self, deadline: float) -> None:
-        self._parts.usable()
+        self._usable()
         await self._outbox.admit(deadline)
         if self._can is None:
-            self._can = can = self._parts.can()
+            self._can = can = self._known()
             limits = [limit for limit in (can.max_message, can.max_body) if limit is not None]
             self._most = min((max(limit - RESERVE, limit // 2) for limit in limits), default=1 << 62) - 1024
 
@@ -264,16 +254,12 @@ class Publisher(Generic[T]):
         if can.max_body is not None and body > can.max_body:
             size, most = body, can.max_body
         if most is not None and size > most:
-            raise MessageTooLarge(
-                "MESSAGE_TOO_LARGE",
-                f"{self.event}: {size} bytes, and the channel takes {most}. Publish where the content is stored.",
-                size=size,
-                limit=most,
-            )
+            text = f"{self.event}: {size} bytes, and the channel takes {most}. Publish where the content is stored."
+            raise MessageTooLarge("MESSAGE_TOO_LARGE", text, size=size, limit=most)
 
     def _add(self, sent: dict[str, str], headers: Mapping[str, str] | None, session: SessionLike | None) -> int:
         """Add the application's headers and session; return their bytes."""
-        if headers is not None and not _is_mapping(headers):
+        if not isinstance(headers, Mapping | None):
             raise PayloadError("HEADER_INVALID", f"{self.event}: headers are a mapping of names to text.")
         extra: dict[str, Any] = dict(headers or {})
         for name, value in extra.items():
@@ -290,8 +276,9 @@ class Publisher(Generic[T]):
                     f"{self.event}: header {name!r} has more than the {can.max_header} bytes that the provider carries."
                 )
                 raise PayloadError("HEADER_INVALID", text, header=name)
-        if can.max_headers is not None and len(extra) + len(sent) > can.max_headers:
-            text = f"{self.event}: {len(extra) + len(sent)} headers, and the provider carries {can.max_headers}."
+        number = len(extra) + len(sent) + h.DEAD_HEADERS
+        if can.max_headers is not None and number > can.max_headers:
+            text = f"{self.event}: {number} headers with those of a dead letter; the provider carries {can.max_headers}."
             raise PayloadError("HEADER_INVALID", text)
         sent.update(extra)
         return sum(len(name) + len(value.encode()) for name, value in extra.items())
@@ -301,10 +288,6 @@ class Publisher(Generic[T]):
 
 
 _HEADER_RULE = "names are letters, digits, '.', '_' and '-', and values text without line breaks"
-
-
-def _is_mapping(given: Any) -> bool:
-    return isinstance(given, Mapping)
 
 
 def _is_line(text: Any) -> bool:
@@ -350,6 +333,5 @@ def _session(session: SessionLike, event: str) -> Session:
 
 def closed(what: str) -> StateError:
     """Return the error for a call after close."""
-    return StateError(
-        "CLOSED", f"{what}: the client is closed. Publish inside `async with ductape:`, or open it again."
-    )
+    text = f"{what}: the client is closed. Publish inside `async with ductape:`, or open it again."
+    return StateError("CLOSED", text)

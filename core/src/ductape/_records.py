@@ -10,18 +10,6 @@ import msgspec
 from ._capabilities import Order
 from ._epoch import Epoch
 
-__all__ = [
-    "Channel",
-    "Delivery",
-    "Intake",
-    "Limits",
-    "Outgoing",
-    "Purpose",
-    "Settlement",
-    "Stored",
-    "Verdict",
-]
-
 
 class Purpose(enum.Enum):
     """What a channel is for."""

@@ -19,7 +19,6 @@ from .errors import AdapterNotUsable, ConfigError, nearest
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Installed", "Registry", "default_registry"]
 
 _ADAPTERS, _MIDDLEWARE = "ductape.adapters", "ductape.middleware"
 _PACKAGES = {

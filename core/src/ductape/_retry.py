@@ -11,8 +11,6 @@ import msgspec
 from ._capabilities import Capabilities, Count
 from .errors import ConfigError
 
-__all__ = ["Reject", "Retry", "RetryLater"]
-
 HOLD, HOLD_ON_LOG = 30.0, 5.0
 """Seconds for which a failed delivery is kept in the process; on a log it holds up what is settled behind it."""
 CRASHES = 5
@@ -103,12 +101,10 @@ class Step(enum.Enum):
 
     BURY = "bury"
     """To the dead letters."""
-    LANE = "lane"
-    """It stays at the head of its lane, and nothing of its key overtakes it."""
     SETTLE = "settle"
     """The broker keeps it until it is due."""
     PARK = "park"
-    """This process keeps it until it is due."""
+    """This process keeps it until it is due; in order, at the head of its lane: nothing overtakes it."""
     MOVE = "move"
     """A copy on the RETRY channel keeps it."""
 
@@ -140,12 +136,7 @@ def decide(
         return Decision(Step.BURY, 0.0, "exhausted")
     delay = error.delay if isinstance(error, RetryLater) else policy.after(attempt)
     if ordered:
-        return Decision(Step.LANE, delay)
-    return keep(can, delay)
-
-
-def keep(can: Capabilities, delay: float) -> Decision:
-    """Decide who keeps an unordered delivery for `delay` seconds."""
+        return Decision(Step.PARK, delay)
     if can.retry_delay and can.count is not Count.NONE and can.retry_step <= delay <= can.retry_delay:
         return Decision(Step.SETTLE, delay)
     return Decision(Step.PARK if delay <= hold(can) else Step.MOVE, delay)

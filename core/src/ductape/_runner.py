@@ -29,15 +29,10 @@ class Signals:
             self._before[number] = signal.getsignal(number)
             try:
                 self._loop.add_signal_handler(number, self._arrived, number)
-            except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
-                self._install(number)
+            except (NotImplementedError, RuntimeError):  # Windows, or a thread, which cannot be asked to stop
+                with suppress(ValueError):
+                    signal.signal(number, lambda n, _: self._loop.call_soon_threadsafe(self._arrived, n))
         return self
-
-    def _install(self, number: int) -> None:
-        try:
-            signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(self._arrived, number))
-        except ValueError:
-            log.debug("signal %d: only the main thread can be asked to stop", number)
 
     def _arrived(self, number: int) -> None:
         if self._asked:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Secret", "SecretUrl"]
-
 _PASSWORD = re.compile(r"(?<=://)([^:@/]*):.*@")
 _TOKEN = re.compile(r"(?<=://)[^:@/?#]+@")
 _QUERY = re.compile(r"(?i)([?&][^=&]*(?:password|secret|token|key)[^=&]*=)[^&#]*")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
-from ._bounds import Bounds, classified
-from ._clock import Clock
+from ._bounds import Backoff, Bounds, classified
 from ._records import Limits, Outgoing, Stored
 from .adapter import Sender
 from .errors import AdapterError, Fault
 
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 2.0
+LONGEST_BACKOFF = 2.0
 DECLARE_AGAIN = 60.0
 """Seconds after which channel and groups are declared again before a call; at rest nothing is."""
 
@@ -38,7 +35,7 @@ class Keeper:
     """Keeps one sender open: opens it when it is needed, drops it when it broke."""
 
     def __init__(
-        self, open_sender: Callable[[], Awaitable[Sender]], declare: Callable[[], Awaitable[None]], bounds: Bounds
+        self, open_sender: Callable[[], Awaitable[Sender]], declare: Callable[[], Awaitable[object]], bounds: Bounds
     ) -> None:
         self.limits = Limits()
         self.sender: Sender | None = None
@@ -46,7 +43,11 @@ class Keeper:
         """The last one that was open: it still knows the broker's lanes while another is opened."""
         self.error: AdapterError | None = None
         """Why the last opening failed; None once one went well."""
-        self._open_sender, self._declare, self._bounds = open_sender, declare, bounds
+        self.slots: asyncio.Semaphore | None = None
+        """Bounds the calls where the sender has lanes of its own."""
+        self.calls = 0
+        self.bounds, self.clock = bounds, bounds.clock
+        self._open_sender, self._declare = open_sender, declare
         self._declared = 0.0
         self._opening: asyncio.Task[Sender] | None = None
 
@@ -65,7 +66,7 @@ class Keeper:
             raise
         self.sender = self.last = sender
         self.limits, self.error = sender.limits, None
-        self._declared = self._bounds.clock.now()
+        self._declared = self.clock.now()
         return sender
 
     async def ready(self) -> Sender:
@@ -76,9 +77,9 @@ class Keeper:
         """
         try:
             sender = self.sender if self.sender is not None else await asyncio.shield(self.open())
-            if self._bounds.clock.now() - self._declared > DECLARE_AGAIN:
+            if self.clock.now() - self._declared > DECLARE_AGAIN:
                 await self._declare()
-                self._declared = self._bounds.clock.now()
+                self._declared = self.clock.now()
             return sender
         except AdapterError as error:
             if error.fault is Fault.CONFIG:
@@ -89,7 +90,7 @@ class Keeper:
         """Close a sender that broke; the next call opens another."""
         if self.sender is sender:
             self.sender = None
-            self._bounds.background(self._bounds.close(sender))
+            self.bounds.background(self.bounds.close(sender))
 
     async def close(self) -> None:
         """Close the sender, or the one that is being opened."""
@@ -97,31 +98,25 @@ class Keeper:
             self._opening.cancel()
         sender, self.sender = self.sender, None
         if sender is not None:
-            await self._bounds.close(sender)
-
-
-class Owner(Protocol):
-    """What a lane needs of its outbox."""
-
-    keeper: Keeper
-    bounds: Bounds
-    clock: Clock
-    slots: asyncio.Semaphore | None
-    calls: int
-
-    def resolve(self, batch: Sequence[Pending], answers: Answers) -> list[Pending]:
-        """Answer the callers; return what is to be sent again."""
-
-    def forget(self, item: Pending) -> None:
-        """Count an item off that nobody waits for."""
+            await self.bounds.close(sender)
 
 
 class Lane:
     """One call at a time. Its task lives as long as the outbox; one whose call overstays is replaced."""
 
-    __slots__ = ("_backoff", "_idle", "_loop", "_owner", "_task", "_turn", "busy", "calling", "flight", "queue")
+    def __init__(
+        self,
+        keeper: Keeper,
+        resolve: Callable[[Sequence[Pending], Answers], list[Pending]],
+        forget: Callable[[Pending], None],
+    ) -> None:
+        """Begin at rest.
 
-    def __init__(self, owner: Owner) -> None:
+        Args:
+            keeper: Has the sender.
+            resolve: Answers the callers of a batch; returns what is to be sent again.
+            forget: Counts an item off that nobody waits for.
+        """
         self.queue: deque[Pending] = deque()
         self.flight: Sequence[Pending] = ()
         """Cut for a call, and not answered."""
@@ -129,11 +124,12 @@ class Lane:
         """The call is under way: what is in flight may be stored."""
         self.busy = False
         """The task is at work, and will look at the queue by itself."""
-        self._owner, self._loop = owner, asyncio.get_running_loop()
+        self._keeper, self._resolve, self._forget = keeper, resolve, forget
+        self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._turn = 0
-        self._backoff = FIRST_BACKOFF
+        self._backoff = Backoff(longest=LONGEST_BACKOFF)
 
     def kick(self) -> None:
         """See that the queue is served."""
@@ -145,7 +141,7 @@ class Lane:
             self._task = self._loop.create_task(self._run(self._turn))
 
     async def _run(self, turn: int) -> None:
-        queue, owner = self.queue, self._owner
+        queue = self.queue
         while True:
             if not queue:
                 await self._wait()
@@ -157,13 +153,12 @@ class Lane:
             if turn != self._turn:
                 return  # abandoned: another task serves the lane, and what was in flight
             self.flight = ()
-            again = owner.resolve(batch, answers)
+            again = self._resolve(batch, answers)
             if again:
                 queue.extendleft(reversed(again))
-                await owner.clock.sleep(self._backoff * random.uniform(1.0, 1.5))
-                self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
-            else:
-                self._backoff = FIRST_BACKOFF
+                await self._keeper.clock.sleep(self._backoff.failed())
+            elif self._backoff.failures:
+                self._backoff.worked()
 
     async def _wait(self) -> None:
         self._idle, self.busy = self._loop.create_future(), False
@@ -174,13 +169,13 @@ class Lane:
 
     def _cut(self) -> list[Pending]:
         """Take what fits into one call; what nobody waits for any more is dropped."""
-        queue, limits = self.queue, self._owner.keeper.limits
+        queue, limits = self.queue, self._keeper.limits
         records, room = limits.records, limits.bytes
         batch: list[Pending] = []
         while queue and len(batch) < records:
             item = queue[0]
             if item.future.done():
-                self._owner.forget(queue.popleft())
+                self._forget(queue.popleft())
                 continue
             room -= item.record.size
             if room < 0 and batch:
@@ -189,11 +184,11 @@ class Lane:
         return batch
 
     async def _call(self, batch: list[Pending]) -> Answers:
-        slots, turn = self._owner.slots, self._turn
+        slots, turn = self._keeper.slots, self._turn
         if slots is not None:
             await slots.acquire()
         try:
-            return await self._send(await self._owner.keeper.ready(), batch)
+            return await self._send(await self._keeper.ready(), batch)
         except AdapterError as error:
             return [error] * len(batch)
         finally:
@@ -201,10 +196,10 @@ class Lane:
                 slots.release()
 
     async def _send(self, sender: Sender, batch: list[Pending]) -> Answers:
-        owner = self._owner
-        owner.calls += 1
+        keeper = self._keeper
+        keeper.calls += 1
         self.calling = True
-        timer = owner.clock.call_later(sender.limits.seconds, self._overstayed, self._turn, sender)
+        timer = keeper.clock.call_later(sender.limits.seconds, self._overstayed, self._turn, sender)
         turn = self._turn
         try:
             answers = await sender.send([item.record for item in batch])
@@ -213,7 +208,7 @@ class Lane:
                 raise
             error = classified(raised)
             if error.fault is not Fault.TRANSIENT:
-                owner.keeper.discard(sender)
+                keeper.discard(sender)
                 if error.fault is not Fault.CONFIG:  # it had begun: its records may be stored
                     error = AdapterError(Fault.AMBIGUOUS, error.text)
             return [error] * len(batch)
@@ -222,13 +217,14 @@ class Lane:
             if turn == self._turn:
                 self.calling = False
         if len(answers) != len(batch):
-            owner.keeper.discard(sender)
+            keeper.discard(sender)
             return [AdapterError(Fault.AMBIGUOUS, f"{len(answers)} answers to {len(batch)} records")] * len(batch)
-        if set(map(type, answers)) != {Stored}:
-            answers = [_answer(answer) for answer in answers]
-            if any(_lost(answer) for answer in answers):
-                owner.keeper.discard(sender)
-        return answers
+        if set(map(type, answers)) == {Stored}:
+            return answers
+        read = [_answer(answer) for answer in answers]
+        if any(isinstance(answer, AdapterError) and answer.fault is Fault.LOST for answer in read):
+            keeper.discard(sender)
+        return read
 
     def _overstayed(self, turn: int, sender: Sender) -> None:
         """Give a call up: what it carried may be stored, and is sent again by a new sender."""
@@ -236,13 +232,13 @@ class Lane:
             return
         self._turn += 1
         if self._task is not None:
-            self._owner.bounds.keep(self._task)
-        if self._owner.slots is not None:
-            self._owner.slots.release()
-        self._owner.keeper.discard(sender)
+            self._keeper.bounds.keep(self._task)
+        if self._keeper.slots is not None:
+            self._keeper.slots.release()
+        self._keeper.discard(sender)
         error = AdapterError(Fault.AMBIGUOUS, f"no answer within {sender.limits.seconds:g} s")
         flight, self.flight, self.calling = self.flight, (), False
-        self.queue.extendleft(reversed(self._owner.resolve(flight, [error] * len(flight))))
+        self.queue.extendleft(reversed(self._resolve(flight, [error] * len(flight))))
         self._task = self._loop.create_task(self._run(self._turn))
 
     def stop(self) -> None:
@@ -251,7 +247,7 @@ class Lane:
         if self._task is None:
             return
         if self.calling:
-            self._owner.bounds.keep(self._task)
+            self._keeper.bounds.keep(self._task)
         else:
             self._task.cancel()
 
@@ -267,7 +263,3 @@ def _answer(answer: object) -> Stored | AdapterError:
     if isinstance(answer, Stored | AdapterError):
         return answer
     return AdapterError(Fault.AMBIGUOUS, f"answered {type(answer).__name__}, which the contract does not know")
-
-
-def _lost(answer: Stored | AdapterError) -> bool:
-    return isinstance(answer, AdapterError) and answer.fault is Fault.LOST

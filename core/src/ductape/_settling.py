@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ._bounds import SETTLE, Bounds, wait_until
+from ._bounds import SETTLE, Backoff, Bounds, wait_until
 from ._capabilities import Capabilities
 from ._lanes import SETTLING, Item
 from ._records import Settlement, Verdict
@@ -15,7 +15,7 @@ from .errors import AdapterError, Fault
 
 FEW, LINGER = 16, 0.005
 """While fewer than this wait to be settled, and more are in hand, wait this many seconds for others."""
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
+LONGEST_BACKOFF = 1.0
 
 
 class Host(Protocol):
@@ -52,7 +52,7 @@ class Settling:
         self._task: asyncio.Task[None] | None = None
         self._busy = False
         self._hurry = False
-        self._backoff = FIRST_BACKOFF
+        self._backoff = Backoff(longest=LONGEST_BACKOFF)
         self._keep_at: float | None = None
         self._flushed: asyncio.Future[None] | None = None
         self._resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -136,10 +136,9 @@ class Settling:
             if not self._queue and self._flushed is not None and not self._flushed.done():
                 self._flushed.set_result(None)
             if self.error is not None:
-                await self._rest(self._backoff)
-                self._backoff = min(self._backoff * 2, LONGEST_BACKOFF)
-            else:
-                self._backoff = FIRST_BACKOFF
+                await self._rest(self._backoff.failed())
+            elif self._backoff.failures:
+                self._backoff.worked()
 
     async def _wait(self) -> None:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
@@ -189,7 +188,7 @@ class Settling:
             _check(answers, batch)
         except AdapterError as error:
             answers = [error] * len(batch)
-            if error.fault is not Fault.TRANSIENT:
+            if error.fault not in (Fault.TRANSIENT, Fault.CONFIG):  # what an operator must mend is settled again
                 self._host.broken(receiver, error)
         self.error = None
         done = batch

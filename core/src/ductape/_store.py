@@ -25,8 +25,6 @@ from ._config import read
 from ._definitions import Broker, Topic, make_broker, make_topic
 from .errors import CatalogError
 
-__all__ = ["Contents", "Edit", "FileStore", "MemoryStore", "Store", "open_store"]
-
 _LOCK_SECONDS = 10.0
 _MANIFESTS = (".toml", ".yaml", ".yml")
 D = TypeVar("D", Broker, Topic)

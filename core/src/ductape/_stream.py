@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from ._event import Event
@@ -85,9 +84,7 @@ class Stream(Generic[T]):
         self._subscription.ended.add_done_callback(lambda _: self._queue.put_nowait(None))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closing = True
         for event in tuple(self._open_events):
             if not event._verdict.done():

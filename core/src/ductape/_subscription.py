@@ -13,7 +13,7 @@ from . import _headers as h
 from ._clock import Clock, Timer
 from ._codec import Unreadable
 from ._event import Event
-from ._lanes import MOVING, PARKED, RUNNING, Item, Lanes
+from ._lanes import MOVING, PARKED, RUNNING, Item
 from ._middleware import SubscriberSite
 from ._moves import Moves
 from ._options import SubscribeOptions
@@ -36,8 +36,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     site: SubscriberSite
     options: SubscribeOptions
     order: Order
-    handle: Callable[[Callable[[Item, Exception], None]], Handle]
-    """Compiles the handling; takes what is told of items of a batch that fail apart from the others."""
+    handle: Handle
     moves: Moves | None
     """None: the channel is lossy, and keeps neither retries nor dead letters."""
     clock: Clock
@@ -66,15 +65,9 @@ class Subscription:
         """Done when it ended, with the reason if it ended by itself."""
         self._parts, self._clock, self._moves = parts, parts.clock, parts.moves
         self._retry = parts.options.retry
-        self._workers = Workers(
-            parts.handle(self._apart),
-            self._outcome,
-            parts.clock,
-            concurrency=parts.options.concurrency,
-            timeout=parts.options.timeout,
-        )
-        self._lanes = Lanes(self._workers.wake)
-        self._workers.serve(self._lanes, parts.options.batch, parts.options.batch_wait)
+        outcome = self._outcome if parts.options.batch == 1 else self._outcomes
+        self._workers = Workers(parts.handle, outcome, parts.options, parts.clock)
+        self._lanes = self._workers.lanes
         self._failures: dict[str, int] = {}
         self._alarm: Timer | None = None
         self._alarm_at = 0.0
@@ -150,9 +143,11 @@ class Subscription:
                 if item.state == RUNNING:
                     self._failed(item, failure)
 
-    def _apart(self, item: Item, failure: Exception) -> None:
-        """One of a batch failed before its handler was called."""
-        self._outcome((item,), failure)
+    def _outcomes(self, items: Sequence[Item], failure: BaseException | None) -> None:
+        """The same for a batch, of which some may have failed apart from the others."""
+        for item in items:
+            apart, item.failure = item.failure, None
+            self._outcome((item,), apart or failure)
 
     def _release(self, item: Item) -> None:
         """Give an item back, and with it, in order, what waits behind it: nothing of its key may overtake it."""

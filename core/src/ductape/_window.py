@@ -10,8 +10,6 @@ import msgspec
 from ._epoch import Epoch
 from ._records import Delivery
 
-__all__ = ["Window"]
-
 _Notes = list[tuple[int, int, float]]
 _Runs = list[tuple[int, int]]
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ._bounds import wait_until
 from ._clock import Clock
 from ._lanes import RUNNING, Item, Lanes
+from ._options import SubscribeOptions
 from .errors import HandlerTimeout
 
 log = logging.getLogger("ductape.workers")
@@ -38,36 +39,28 @@ class _Worker:
 class Workers:
     """Starts what is ready, never more at a time than `concurrency`."""
 
-    def __init__(
-        self, handle: Handle, outcome: Outcome, clock: Clock, *, concurrency: int, timeout: float | None
-    ) -> None:
-        """Describe workers; `serve` gives them work.
+    def __init__(self, handle: Handle, outcome: Outcome, options: SubscribeOptions, clock: Clock) -> None:
+        """Describe workers; what `lanes` has ready wakes them.
 
         Args:
             handle: Runs the handler for items.
             outcome: Told what came of it; None: it went well.
+            options: How many at a time, in batches of how many, and for how long: the timeout is looked at once a
+                second, or more often if it is shorter.
             clock: The client's.
-            concurrency: Items, or batches, at a time.
-            timeout: Seconds after which a handler is ended; looked at once a second, or more often if it is shorter.
         """
-        self.handled = 0
-        self.failed = 0
+        self.lanes = Lanes(self.wake)
+        self.handled = self.failed = self.running = 0
         self._handle, self._outcome, self._clock = handle, outcome, clock
-        self._concurrency, self._timeout = concurrency, timeout
+        self._concurrency, self._timeout = options.concurrency, options.timeout
+        self._batch, self._batch_wait = options.batch, options.batch_wait
         self._workers: list[_Worker] = []
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._lanes: Lanes | None = None
-        self._batch, self._batch_wait = 1, 0.0
         self._sweeping = False
         self._calm: asyncio.Future[None] | None = None
         self._filling: asyncio.Future[None] | None = None
         self._wanted = 0
         self._paused = self._ended = False
-        self.running = 0
-
-    def serve(self, lanes: Lanes, batch: int = 1, batch_wait: float = 0.0) -> None:
-        """Take work from `lanes`, up to `batch` items at a time, waiting `batch_wait` seconds for a batch to fill."""
-        self._lanes, self._batch, self._batch_wait = lanes, batch, batch_wait
 
     def wake(self) -> None:
         """Something is ready: wake an idle worker, or begin another."""
@@ -86,7 +79,7 @@ class Workers:
     async def _work(self, worker: _Worker) -> None:
         handle, now, single = self._handle, self._clock.now, self._batch == 1
         while True:
-            item = self._lanes.next() if self._lanes is not None and not self._paused else None
+            item = self.lanes.next() if not self._paused else None
             if item is None:
                 if self._ended:
                     return
@@ -165,9 +158,8 @@ class Workers:
         return True
 
     def _more(self, items: list[Item]) -> None:
-        assert self._lanes is not None
         while len(items) < self._batch:
-            item = self._lanes.next()
+            item = self.lanes.next()
             if item is None:
                 return
             item.state = RUNNING

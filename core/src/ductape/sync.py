@@ -50,10 +50,8 @@ class _Portal:
         except RuntimeError:
             pass
         else:
-            raise StateError(
-                "WRONG_LOOP",
-                "an event loop runs in this thread: use `ductape.Ductape` and await it, or call from a thread.",
-            )
+            text = "an event loop runs in this thread: use `ductape.Ductape` and await it, or call from a thread."
+            raise StateError("WRONG_LOOP", text)
         return asyncio.run_coroutine_threadsafe(call(), self._running()).result(timeout)
 
     def _running(self) -> asyncio.AbstractEventLoop:
