@@ -1,0 +1,119 @@
+"""What the author of an adapter writes: where its server is, and what can be done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar
+
+from ductape import Registry
+from ductape.adapter import Adapter, Clock, Connection
+
+from ._scenario import HOOKS
+
+__all__ = ["Harness"]
+
+
+class Harness:
+    """Stands between the kit and one server. Each scenario gets an object of its own, inside a running loop.
+
+    Override `config`, and those of the hooks that are possible; a hook that is not overridden skips its scenarios, and
+    the report says so. `cut`, `stall` and `kill` hold for everything that the scenario has connected.
+
+    Attributes:
+        adapter: The name of its entry point, as users write it under ``type``; empty: ``--ductape-adapter`` names it.
+        client: The distribution of the client library, for the report.
+        server: The server's version, for the report.
+        real: False for emulators and imitations.
+        redelivery_bound: Seconds within which what nobody settles, or was handed back, is delivered again.
+        patience: Seconds that anything else may take.
+        fixtures: Names of pytest fixtures that it needs; their values are in `fixture`.
+        quirks: Ids of scenarios that cannot be seen here (an emulator's gap, say), and why: skipped, and reported.
+    """
+
+    adapter: str = ""
+    client: str = ""
+    server: str = ""
+    real: bool = True
+    redelivery_bound: float = 5.0
+    patience: float = 10.0
+    fixtures: ClassVar[tuple[str, ...]] = ()
+    quirks: Mapping[str, str] = {}
+
+    def __init__(self, **fields: Any) -> None:
+        """Set attributes, as `suite` was given them."""
+        for name, value in fields.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no {name!r}")
+            setattr(self, name, value)
+        self.fixture: dict[str, Any] = {}
+        self.stack = AsyncExitStack()
+        """Closed after the scenario: for proxies and the like."""
+
+    # -- what an author writes
+
+    async def config(self, namespace: str) -> Mapping[str, Any]:
+        """Return the config of an environment, as a user writes it. Channels of `namespace` are nobody else's."""
+        return {}
+
+    def clock(self) -> Clock | None:
+        """Return another clock than the real one: a `VirtualClock` where no server is involved."""
+        return None
+
+    async def cut(self) -> None:
+        """Break every connection with a reset; the server lives, and accepts new ones."""
+        raise NotImplementedError
+
+    async def stall(self) -> None:
+        """Pass nothing on any more, in both directions, until `resume`."""
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        """End a stall."""
+        raise NotImplementedError
+
+    async def kill(self) -> None:
+        """Kill the server, as ``kill -9`` does, until `restart`."""
+        raise NotImplementedError
+
+    async def restart(self) -> None:
+        """Start the server again, with what it had stored."""
+        raise NotImplementedError
+
+    async def crash(self, connection: Connection) -> None:
+        """Let the process of one connection be gone, as the server sees it."""
+        raise NotImplementedError
+
+    async def forget(self, channel: str, group: str) -> None:
+        """Have the server lose a group."""
+        raise NotImplementedError
+
+    # -- what the kit asks
+
+    def make(self) -> Adapter[Any]:
+        """Return the adapter, found as a user's client finds it."""
+        return Registry().adapter(self.adapter, where=f"the conformance kit uses {self.adapter!r}")
+
+    def hooks(self) -> frozenset[str]:
+        """Return the names of the hooks that are overridden."""
+        return frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name))
+
+    def versions(self) -> dict[str, str | bool]:
+        """Return what is tested, for the report."""
+        found: dict[str, str | bool] = {"adapter": self.adapter, "server": self.server, "real": self.real}
+        found["kit"], found["core"] = installed("ductape-conformance"), installed("ductape-core")
+        entry = next(
+            (one for one in Registry().installed() if one.name == self.adapter.upper().replace("-", "_")), None
+        )
+        found["adapter_version"] = f"{entry.distribution} {entry.version}" if entry else ""
+        found["client"] = f"{self.client} {installed(self.client)}" if self.client else ""
+        return found
+
+
+def installed(distribution: str) -> str:
+    """Return the version of a distribution, or nothing."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

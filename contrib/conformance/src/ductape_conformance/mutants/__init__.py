@@ -1,0 +1,13 @@
+"""Broken on purpose: adapters and kernels with one defect each, and the scenario that must notice it.
+
+A kit that passes everything proves nothing. Each mutant is the memory adapter, or ductape's kernel, with one defect
+that was found in the wild or is easily made; `judge` plays it.
+"""
+
+from ._adapters import ADAPTERS
+from ._kernels import KERNELS
+from ._mutant import Mutant, Verdict, judge
+
+__all__ = ["ADAPTERS", "KERNELS", "MUTANTS", "Mutant", "Verdict", "judge"]
+
+MUTANTS: dict[str, Mutant] = {one.name: one for one in (*ADAPTERS, *KERNELS)}
