@@ -278,7 +278,7 @@ class Publisher(Generic[T]):
                 raise PayloadError("HEADER_INVALID", text, header=name)
         number = len(extra) + len(sent) + h.DEAD_HEADERS
         if can.max_headers is not None and number > can.max_headers:
-            text = f"{self.event}: {number} headers with those of a dead letter; the provider carries {can.max_headers}."
+            text = f"{self.event}: {number} headers with a dead letter's; the provider carries {can.max_headers}."
             raise PayloadError("HEADER_INVALID", text)
         sent.update(extra)
         return sum(len(name) + len(value.encode()) for name, value in extra.items())
