@@ -58,13 +58,10 @@ class Memory(Harness):
 SMALL = msgspec.structs.replace(QUEUE, max_body=2000, max_message=2600, max_headers=20, max_header=200)
 """A queue with limits."""
 
-# Open findings: a scenario is named here until what it found is mended, and the report says so.
-KEEPER = {"lease.a-long-handler-keeps-it": "open: an early timer ends the keeping of leases"}
-
 test_queue = suite(Memory)
 test_stream = suite(Memory, imitate="stream")
 test_log = suite(Memory, imitate="log")
 test_lossy = suite(Memory, imitate="lossy")
 test_small = suite(Memory, caps=SMALL)
 # Timers that fire half a millisecond early, as uvloop's do.
-test_early = suite(Memory, early=0.0005, only=("lease.", "bounds.", "kernel.", "lanes."), quirks=KEEPER)
+test_early = suite(Memory, early=0.0005, only=("lease.", "bounds.", "kernel.", "lanes."))

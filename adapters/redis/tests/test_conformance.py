@@ -47,13 +47,5 @@ class RedisHarness(Harness):
             await server.delete(channel)
 
 
-# Open findings: a scenario is named here until what it found is mended, and the report says so.
-WINDOW = {"window.is-a-hard-bound": "open: the adapter keeps to `limit`, and not to `window` by itself"}
-CLOSED = {
-    "close.use-afterwards-is-lost": "open: what was opened from a closed connection connects again and works",
-    "settle.after-close-is-refused": "open: a closed receiver still acknowledges what others have by now",
-}
-KEEPER = {"lease.a-long-handler-keeps-it": "open: an early timer, as uvloop's are, ends the keeping of leases"}
-
-test_stream = suite(RedisHarness, quirks={**WINDOW, **CLOSED, **KEEPER})
-test_pubsub = suite(RedisHarness, mode="pubsub", quirks=WINDOW)
+test_stream = suite(RedisHarness)
+test_pubsub = suite(RedisHarness, mode="pubsub")

@@ -53,7 +53,8 @@ class Settling:
         self._busy = False
         self._hurry = False
         self._backoff = Backoff(longest=LONGEST_BACKOFF)
-        self._keep_at: float | None = None
+        self._keeping = self._keep = False
+        """A timer for the leases runs; it rang."""
         self._flushed: asyncio.Future[None] | None = None
         self._resting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -76,9 +77,8 @@ class Settling:
     def arrived(self) -> None:
         """Something is in hand: see that leases are kept."""
         can = self._host.can
-        if self._keep_at is None and can.lease is not None and (can.lease_total or 0) > can.lease:
-            self._keep_at = self._clock.now() + can.lease / 4
-            self._clock.call_later(can.lease / 4, self.wake)
+        if not self._keeping and can.lease is not None and (can.lease_total or 0) > can.lease:
+            self._keep_after(can.lease / 4)
 
     def wake(self) -> None:
         """Look at once."""
@@ -121,14 +121,14 @@ class Settling:
 
     async def _run(self) -> None:
         while True:
-            if not self._queue and not self._notes and not self._keep_due():
+            if not self._queue and not self._notes and not self._keep:
                 await self._wait()
                 continue
             if self._queue and len(self._queue) < FEW and len(self._queue) < len(self._host.held) and not self._hurry:
                 await self._rest(LINGER)
             self._busy = True
             try:
-                if self._keep_due():
+                if self._keep:
                     await self._extend()
                 await self._flush()
             finally:
@@ -226,13 +226,19 @@ class Settling:
 
     # -- leases
 
-    def _keep_due(self) -> bool:
-        return self._keep_at is not None and self._clock.now() >= self._keep_at
+    def _keep_after(self, seconds: float) -> None:
+        self._keeping = True
+        self._clock.call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        """It is time to look at leases: the timer says so, not the clock, since timers may be early."""
+        self._keep = True
+        self.wake()
 
     async def _extend(self) -> None:
         """Renew every lease of which less than two thirds are left, those being settled included."""
         lease = self._host.can.lease or 0.0
-        self._keep_at = None
+        self._keep = self._keeping = False
         receiver = self._host.receiver
         if receiver is None or not self._host.held:
             return
@@ -255,8 +261,7 @@ class Settling:
                 for item, answer in zip(items, answers, strict=True):
                     if answer is not None and answer.fault is Fault.LOST:
                         self._host.lost(item)
-        self._keep_at = self._clock.now() + pause
-        self._clock.call_later(pause, self.wake)
+        self._keep_after(pause)
 
     def __repr__(self) -> str:
         return f"<Settling queued={len(self._queue)} settled={self.settled} lost={self.lost}>"

@@ -165,6 +165,7 @@ class RedisConnection(Connection):
     async def sender(self, channel: Channel) -> Sender:
         """Open a sender; all of them share one connection."""
         keys = keys_of(channel, channel.group)
+        await self._publish.open()
         if self._lossy(channel):
             return ChannelSender(self._publish, keys.stream)
         copies = channel.purpose is Purpose.RETRY
@@ -174,7 +175,7 @@ class RedisConnection(Connection):
         """Open a receiver and join the group."""
         keys = keys_of(channel, intake.group)
         if self._lossy(channel):
-            return await self._listen(keys.stream)
+            return await self._listen(keys.stream, intake.window)
         start = intake.start if intake.start is not None else channel.start
         await self._declare(keys.stream, intake.group, start)
         if keys.back != keys.stream:
@@ -183,15 +184,17 @@ class RedisConnection(Connection):
         sources = [self._source(keys.stream, intake.group, keys, private=channel.purpose is not Purpose.EVENTS)]
         if keys.back != keys.stream:
             sources.append(self._source(keys.back, intake.group, keys, private=True))
-        receiver = StreamReceiver(self._hub(intake.group), sources, delayed=self._keeper.delayed, left=self._left)
+        hub = self._hub(intake.group)
+        receiver = StreamReceiver(hub, sources, intake.window, delayed=self._keeper.delayed, left=self._left)
         self._keeper.watch(self._sources.values())
         return receiver
 
-    async def _listen(self, name: str) -> Receiver:
+    async def _listen(self, name: str, window: int) -> Receiver:
         async with self._opening:
+            await self._control.open()
             if self._listener is None or self._listener.dead:
                 self._listener = Listener(self._endpoint, self._site.clock)
-            receiver = ChannelReceiver(self._listener, name, self._site.clock)
+            receiver = ChannelReceiver(self._listener, name, window, self._site.clock)
             await receiver.open()
             return receiver
 
@@ -251,11 +254,13 @@ class RedisConnection(Connection):
         await self._keeper.end()
         for hub in self._hubs:
             await hub.end()
+            for taker in {taker for source in hub.sources for taker in source.takers}:
+                taker.fail(AdapterError(Fault.LOST, "the connection was closed"))
         self._hubs.clear()
         if self._listener is not None:
             self._listener.close()
-        self._publish.drop()
-        self._control.drop()
+        self._publish.end()
+        self._control.end()
         await self._client.aclose()
 
     def unwrap(self, kind: type[T]) -> T:

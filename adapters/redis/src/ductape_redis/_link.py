@@ -166,6 +166,7 @@ class Link:
         self._endpoint, self._push, self._lost = endpoint, push, lost
         self._wire: _Wire | None = None
         self._lock = asyncio.Lock()
+        self._ended = False
         self.id = 0
 
     @property
@@ -182,8 +183,10 @@ class Link:
         """Connect, log in and load the scripts, unless it is open.
 
         Raises:
-            AdapterError: ``CONFIG`` for what only an operator can mend, else ``TRANSIENT``.
+            AdapterError: ``CONFIG`` for what only an operator can mend, ``LOST`` after `end`, else ``TRANSIENT``.
         """
+        if self._ended:
+            raise AdapterError(Fault.LOST, "the connection was closed")
         if self.alive:
             return
         async with self._lock:
@@ -285,6 +288,11 @@ class Link:
         """Write without waiting; answers go to `push`."""
         if self._wire is not None:
             self._wire.write(data)
+
+    def end(self) -> None:
+        """Close the connection for good. Idempotent."""
+        self._ended = True
+        self.drop()
 
     def drop(self, why: str = "closed") -> None:
         """Close the connection; the next call opens another. Idempotent."""

@@ -125,9 +125,10 @@ class Listener:
 class ChannelReceiver(Receiver, Measurable):
     """One listener of a channel."""
 
-    def __init__(self, listener: Listener, name: str, clock: Clock) -> None:
+    def __init__(self, listener: Listener, name: str, window: int, clock: Clock) -> None:
         """Prepare; `open` subscribes."""
         self.epoch = Epoch(name)
+        self._window, self._out = window, 0
         self._listener, self._name, self._clock = listener, name, clock
         self._buffer: deque[bytes] = deque()
         self._bytes = self._dropped = 0
@@ -171,7 +172,9 @@ class ChannelReceiver(Receiver, Measurable):
                 self._waiter = None
         if not self._buffer and self._error is not None:
             raise self._error
-        return [self._next() for _ in range(min(limit, len(self._buffer)))]
+        number = max(min(limit, self._window - self._out, len(self._buffer)), 0)
+        self._out += number
+        return [self._next() for _ in range(number)]
 
     def _next(self) -> Delivery:
         data = self._buffer.popleft()
@@ -180,6 +183,7 @@ class ChannelReceiver(Receiver, Measurable):
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[AdapterError | None]:
         """Answer; there is nothing to settle, and nothing can come back."""
+        self._out -= len(settlements)
         lost = AdapterError(Fault.LOST, "pub/sub keeps nothing that could come back")
         return [None if settlement.verdict is Verdict.ACK else lost for settlement in settlements]
 

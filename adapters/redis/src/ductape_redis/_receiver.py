@@ -40,6 +40,7 @@ class StreamReceiver(Receiver, Measurable):
         self,
         hub: Hub,
         sources: Sequence[Source],
+        window: int,
         *,
         delayed: Callable[[float], None],
         left: Callable[[StreamReceiver], Awaitable[None]],
@@ -49,6 +50,7 @@ class StreamReceiver(Receiver, Measurable):
         Args:
             hub: Reads for us.
             sources: The channel's stream and the one on which its messages come back.
+            window: How many may be unsettled, those in the buffer included.
             delayed: Told the seconds until a retry is due.
             left: Called when this receiver has closed.
         """
@@ -56,6 +58,7 @@ class StreamReceiver(Receiver, Measurable):
         self.sources = tuple(sources)
         self.credit = 0
         self.stopped = False
+        self._window, self._held = window, 0
         self._hub, self._desk, self._delayed, self._left = hub, hub.desk, delayed, left
         self._buffer: deque[Delivery] = deque()
         self._error: AdapterError | None = None
@@ -71,6 +74,7 @@ class StreamReceiver(Receiver, Measurable):
         for raw in entries:
             delivery = delivery_of(source.name, raw, self.epoch, (source, raw[0]), field)
             delivery.leased_until = until
+            self._held += raw[0] not in held
             held[raw[0]] = delivery
             self._buffer.append(delivery)
         self.credit = max(self.credit - len(entries), 0)
@@ -88,7 +92,7 @@ class StreamReceiver(Receiver, Measurable):
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
         """Return what is there, or what comes first."""
         if not self.stopped:
-            self.credit = max(limit - len(self._buffer), 0)
+            self.credit = max(min(limit - len(self._buffer), self._window - self._held), 0)
             if self.credit and self._error is None:
                 self._hub.wanted(self.sources)
         if limit <= 0:
@@ -117,13 +121,18 @@ class StreamReceiver(Receiver, Measurable):
                 self._forget(delivery)
         return taken
 
-    @staticmethod
-    def _forget(delivery: Delivery) -> None:
+    def _forget(self, delivery: Delivery) -> None:
         source, id_ = _token(delivery)
-        source.held.pop(id_, None)
+        if source.held.pop(id_, None) is not None:
+            self._held -= 1
 
     async def settle(self, settlements: Sequence[Settlement]) -> Answers:
         """Settle with one write: an XACK for each stream, a script for what comes back."""
+        if self._closed:
+            raise AdapterError(Fault.LOST, "the receiver is closed: what it held is, or will be, with another member")
+        return await self._settle(settlements)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> Answers:
         acks: dict[Source, list[int]] = {}
         backs: dict[Source, list[int]] = {}
         for place, settlement in enumerate(settlements):
@@ -207,6 +216,8 @@ class StreamReceiver(Receiver, Measurable):
                     deliveries[place].leased_until = until
                 else:
                     answers[place] = error or AdapterError(Fault.LOST, "the message is with another member")
+                    if error is None:
+                        self._forget(deliveries[place])
         return answers
 
     async def lag(self) -> int | None:
@@ -240,7 +251,7 @@ class StreamReceiver(Receiver, Measurable):
         try:
             async with asyncio.timeout(HAND_BACK):
                 if unread:
-                    await self.settle(unread)
+                    await self._settle(unread)
         except (AdapterError, TimeoutError) as error:
             self._desk.log.info("%r: messages go back when their lease ends: %s", self, error)
         self.epoch.end()

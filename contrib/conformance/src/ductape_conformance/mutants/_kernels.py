@@ -170,7 +170,7 @@ def _beside(old: Any) -> Any:
 
     async def extend(self: Any) -> None:
         self._beside = asyncio.ensure_future(old(self))
-        self._keep_at = None
+        self._keep = self._keeping = False
 
     return extend
 
