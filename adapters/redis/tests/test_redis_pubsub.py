@@ -23,10 +23,10 @@ from .conftest import World, bodies, event, publish, record, settle, take
 pytestmark = pytest.mark.broker
 
 
-async def listen(world: World, connection: Connection, channel: Channel | None = None) -> Receiver:
+async def listen(world: World, connection: Connection, channel: Channel | None = None, *, window: int = 16) -> Receiver:
     channel = channel or event()
     await connection.declare(channel)
-    receiver = await connection.receiver(channel, Intake(group="billing", window=16))
+    receiver = await connection.receiver(channel, Intake(group="billing", window=window))
     world.stack.push_async_callback(receiver.close)
     return receiver
 
@@ -76,7 +76,7 @@ async def test_foreign_messages_are_bodies(world: World) -> None:
 async def test_what_does_not_fit_is_dropped_and_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ductape_redis._pubsub.MESSAGES", 100)
     connection = await world.connect(mode="pubsub")
-    listener = await listen(world, connection)
+    listener = await listen(world, connection, window=250)
     await publish(connection, *map(record, range(250)))
     await asyncio.sleep(0.2)
     assert bodies(await take(listener, 250, 0.5)) == list(range(100))
