@@ -51,7 +51,6 @@ class Group:
         self.plan, self.name = plan, plan.group
         self.subscriptions: dict[str, Subscription] = {}
         self.sources: list[Source] = []
-        self.unmatched = 0
         self.failure: DuctapeError | None = None
         """Why it stopped by itself; None while it goes on."""
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -172,7 +171,6 @@ class Group:
         return None
 
     def _unmatched(self, item: Item, event: str | None) -> None:
-        self.unmatched += 1
         can = item.source.can
         if self.plan.derived and event is not None and can.groups is not Groups.ONE:
             for subscription in self.subscriptions.values():

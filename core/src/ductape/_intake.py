@@ -56,7 +56,7 @@ class Source:
         self.receiver: Receiver | None = None
         self.held: dict[Item, float] = {}
         """What is not settled, and since when it is here."""
-        self.received = self.reopened = 0
+        self.received = 0
         self.progress = 0.0
         """When the last call to `receive` returned, on the client's clock."""
         self.error: AdapterError | None = None
@@ -142,7 +142,6 @@ class Source:
                 receiver = self.receiver
                 if receiver is None:
                     receiver = await self._open()
-                    self.reopened += 1
                     log.info("%s: receiving again", self.name)
                 free = await self._free()
                 if free >= 0:
