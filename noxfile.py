@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import nox_support as support
 
 ROOT = support.ROOT
+WORKERS = 4
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -65,7 +66,9 @@ def tests(session: nox.Session) -> None:
     folders = [] if chosen else [*support.tests_of(support.members()), "tests"]
     session.log(f"whole run on Python {lowest}")
     env = _test_environment() | {"DUCTAPE_TEST_MISSING_PYTHONS": " ".join(missing)}
-    target.run("-m", "pytest", *folders, *arguments, env=env)
+    # Most of a run on real servers is waiting: one worker for each, and more workers than processors.
+    spread = [] if chosen else ["-n", str(WORKERS), "--dist", "loadgroup"]
+    target.run("-m", "pytest", *spread, *folders, *arguments, env=env)
     if failed:
         session.error(f"core and memory failed on Python {', '.join(failed)}: see above")
     return None
@@ -117,7 +120,8 @@ def lint(session: nox.Session) -> None:
         ["python", "-m", "pytest", "-q", "tests/test_layers.py"],
     ):
         try:
-            session.run(*command)
+            # The shared fixtures stand on the kit's proxy.
+            session.run(*command, env={"PYTHONPATH": str(ROOT / "contrib" / "conformance" / "src")})
         except CommandFailed:
             failed.append(" ".join(command))
     if failed:

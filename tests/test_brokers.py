@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import NotOurs, Redis, Server, TcpProxy
+from ductape_conformance.proxy import TcpProxy
+from tests.brokers import NotOurs, Redis, Server
 
 ROOT = Path(__file__).parents[1]
 

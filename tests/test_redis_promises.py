@@ -13,7 +13,7 @@ import redis.asyncio as raw
 
 from ductape import Ductape, Event, PublishError, Reject, Retry
 from ductape.errors import AdapterNotUsable, OpenError
-from tests.brokers.proxy import TcpProxy
+from ductape_conformance.proxy import TcpProxy
 from tests.brokers.redis import Redis
 
 LEASE = 2.0

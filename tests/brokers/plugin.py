@@ -1,7 +1,8 @@
 """Fixtures and rules for every test of the repository; the root conftest.py loads it.
 
-`redis_server` is a running server of the session, `redis_proxy` an open `TcpProxy` in front of it. A test that uses a
-server's fixture carries the mark `broker` by itself. Async tests run on asyncio and on uvloop.
+For every server of `SERVERS`, `<name>_server` is a running server of the session, `<name>_proxy` an open `TcpProxy` in
+front of it. A test that uses a server's fixture carries the mark `broker` by itself, and runs on the worker that has
+that server. Async tests run on asyncio and on uvloop.
 """
 
 import asyncio
@@ -12,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 
 import pytest
 
-from tests.brokers.proxy import TcpProxy
-from tests.brokers.redis import Redis
+from ductape_conformance.proxy import TcpProxy
+from tests.brokers import SERVERS
 from tests.brokers.server import NotOurs, Server, Unavailable
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -60,8 +61,9 @@ def _proxy_fixture(name: str) -> Callable[..., AsyncIterator[TcpProxy]]:
     return proxy
 
 
-redis_server = _server_fixture(Redis)
-redis_proxy = _proxy_fixture("redis")
+for _kind in SERVERS:
+    globals()[f"{_kind.name}_server"] = _server_fixture(_kind)
+    globals()[f"{_kind.name}_proxy"] = _proxy_fixture(_kind.name)
 
 
 @pytest.fixture
@@ -128,6 +130,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not used:
             continue
         item.add_marker("broker")
+        # One worker a server: it starts once, and what kills it disturbs nobody.
+        item.add_marker(pytest.mark.xdist_group(min(name.partition("_")[0] for name in used)))
         for kind in filter(None, map(_FIXTURES.get, used)):
             if item.get_closest_marker("kills") and os.environ.get(kind.variable):
                 item.add_marker(

@@ -7,10 +7,8 @@ answer), `url` (where is it), and, where needed, `prepare` (which files does it 
 import abc
 import atexit
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,9 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-# Below the range from which systems take the ports of outgoing connections: otherwise a client that reconnects to a
-# dead server can be given the server's own port, end up connected to itself, and the server cannot come back.
-_PORTS = range(15_000, 32_000)
+from ductape_conformance.proxy import free_port
 
 # Ends the server's group when this process goes away without a word (kill -9 of pytest): then the pipe closes.
 _GUARD = 'read _; kill -s KILL -- "-$1" 2>/dev/null'
@@ -32,20 +28,6 @@ class Unavailable(Exception):
 
 class NotOurs(Exception):
     """The server's address was given by the environment: it is not ours to kill or restart."""
-
-
-def free_port() -> int:
-    """Finds a loopback port that nobody listens on, outside the range of outgoing connections."""
-    choice = random.SystemRandom()
-    for _ in range(200):
-        port = choice.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise Unavailable(f"no free loopback port among 200 tried in {_PORTS.start}-{_PORTS.stop}")
 
 
 def apt_install(*packages: str) -> str | None:

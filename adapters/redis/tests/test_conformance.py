@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio
 
 from ductape_conformance import Harness, suite
-from tests.brokers.proxy import TcpProxy
+from ductape_conformance.proxy import TcpProxy
 
 
 class RedisHarness(Harness):

@@ -17,8 +17,8 @@ from ductape.adapter import (
     Stored,
     Verdict,
 )
+from ductape_conformance.proxy import TcpProxy
 from ductape_redis import RedisAdapter, RedisConfig, Tls
-from tests.brokers.proxy import TcpProxy
 from tests.brokers.server import free_port
 
 from .conftest import World, bodies, event, patiently, publish, record, settle, site, take

@@ -16,7 +16,7 @@ from ductape.adapter import (
     Receiver,
     Verdict,
 )
-from tests.brokers.proxy import TcpProxy
+from ductape_conformance.proxy import TcpProxy
 
 from .conftest import World, bodies, event, publish, record, settle, take
 

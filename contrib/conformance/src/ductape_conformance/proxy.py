@@ -8,15 +8,42 @@ It runs in the loop of the test. Faults set on the proxy hold for all its links,
 same methods on one `Link` hold for that one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
+import random
 import socket
 import struct
 from typing import Literal, Self
 
+__all__ = ["Link", "TcpProxy", "free_port"]
+
+# Below the range from which systems take the ports of outgoing connections: otherwise a client that reconnects to a
+# dead server can be given the server's own port, end up connected to itself, and the server cannot come back.
+_PORTS = range(15_000, 32_000)
+
 Direction = Literal["to_server", "to_client"]
 
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def free_port() -> int:
+    """Find a loopback port that nobody listens on, outside the range of outgoing connections.
+
+    Raises:
+        OSError: 200 ports were tried, and all are taken.
+    """
+    choice = random.SystemRandom()
+    for _ in range(200):
+        port = choice.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no free loopback port among 200 tried in {_PORTS.start}-{_PORTS.stop}")
 
 
 class _Faults:
@@ -58,7 +85,7 @@ class _Faults:
 class Link(_Faults):
     """One client's connection through the proxy."""
 
-    def __init__(self, proxy: "TcpProxy", client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, proxy: TcpProxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         super().__init__()
         self._writers = (client, server)
         self._proxy = proxy
@@ -160,13 +187,13 @@ class TcpProxy(_Faults):
         if listener is not None:
             listener.close()
             # The loop closes the socket on its next turns; `wait_closed` would wait for the open links as well.
-            while await _answers(self.host, self.port):
+            while await _answers(self.host, self.port):  # noqa: ASYNC110 - nothing tells when the system did
                 await asyncio.sleep(0.01)
 
     async def accept(self) -> None:
         """Listens again, on the same port."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accepted, self.host, self.port or _free_port())
+            self._listener = await asyncio.start_server(self._accepted, self.host, self.port or free_port())
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,9 +233,3 @@ async def _answers(host: str, port: int) -> bool:
         return False
     writer.transport.abort()
     return True
-
-
-def _free_port() -> int:
-    from tests.brokers.server import free_port  # the proxy is usable without the servers
-
-    return free_port()
