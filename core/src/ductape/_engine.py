@@ -231,7 +231,6 @@ class Engine:
 
     def _subscription(self, declaration: Declaration, place: Place, order: Order, group: Group) -> Subscription:
         settings, signature = self.settings, declaration.signature
-        made: list[Subscription] = []
         site = SubscriberSite(
             product=settings.product,
             env=place.env,
@@ -240,7 +239,8 @@ class Engine:
             channel=place.channel.name,
             group=group.name,
             batch=signature.batch,
-            stats=lambda: made[0].stats() if made else {},
+            stats=partial(group.stats, place.event),
+            lag=group.lag,
         )
         kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
         handle = compile_handling(
@@ -252,7 +252,7 @@ class Engine:
             settings.sessions,
             self._threads(declaration.options.concurrency),
         )
-        subscription = Subscription(
+        return Subscription(
             Parts(
                 event=place.event,
                 site=site,
@@ -267,8 +267,6 @@ class Engine:
                 halt=group.halt,
             )
         )
-        made.append(subscription)
-        return subscription
 
     def _threads(self, number: int) -> Callable[[], Executor]:
         """Give a subscription's pool for plain functions, made with its first message: a thread for each at a time."""
