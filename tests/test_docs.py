@@ -270,6 +270,18 @@ def test_the_service_on_redis(redis_server: Any) -> None:
     assert out.endswith("all handled\n")
 
 
+TRACE = [
+    "checkout (this process)",
+    "  send orders.placed (this process)",
+    "    process orders.placed (the other process)",
+    "    process orders.placed (the other process)",
+]
+
+
+def test_two_processes_have_one_trace_over_redis(redis_server: Any) -> None:
+    assert finished(start("examples/traced.py", redis_server.url)).splitlines() == TRACE
+
+
 # ---------------------------------------------------------------- what is said is there
 
 
