@@ -226,6 +226,19 @@ class Engine:
         if not self.failed.done():
             self.failed.set_result(failure)
 
+    async def remove(self, event: str, name: str, env: str | None) -> None:
+        """Remove a group for good; raises `OpenError`, `CapabilityError` or `StateError`."""
+        self.usable()
+        place = await self.atlas.place(event, env)
+        if (id(place.link), place.channel.name, name) in self.groups:
+            raise StateError(
+                "ALREADY_OPEN", f"group {name!r} of {event!r} is open here: close its subscriptions first."
+            )
+        try:
+            await place.link.remove(msgspec.structs.replace(place.channel, group=name))
+        except AdapterError as error:
+            raise OpenError("CONNECT_FAILED", f"remove group {name!r} of {event!r}: {error}") from error
+
     def _emptied(self, group: Group) -> None:
         self.groups = {key: each for key, each in self.groups.items() if each is not group}
 

@@ -46,7 +46,7 @@ class SubscriberSite(msgspec.Struct, frozen=True, kw_only=True):
     """The subscription's counters and gauges at the moment of the call, and ``oldest``: seconds for which the oldest
     delivery of its group is not settled. Empty once it has ended."""
     lag: Callable[[], Awaitable[int | None]]
-    """Asks, on the client's loop, how many messages the group was not given yet; None where the provider cannot tell."""
+    """Asks how many messages the group was not given yet; None where the provider cannot tell. On the client's loop."""
 
 
 class Middleware:
