@@ -40,8 +40,9 @@ import ductape.types
 from ductape._headers import HEADERS
 from ductape._options import SubscribeOptions
 from ductape.adapter import Capabilities
+from ductape_cli._adapters import filled
 from tests.test_layers import FLOORS
-from tests.test_template import MODULES, TEMPLATE, filled
+from tests.test_template import MODULES, TEMPLATE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
