@@ -1,0 +1,166 @@
+"""The partitions that a member has: their windows, what moves at a rebalance, and what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
+
+from ductape.adapter import AdapterError, Clock, Epoch, Fault, Window, translate, translated
+
+from ._wire import RECEIVING
+
+__all__ = ["Assignment", "Partition"]
+
+COMMIT = 8.0
+"""Seconds for a commit; the kernel allows 10."""
+LAST_COMMIT = 3.0
+"""Seconds for that before partitions move: the group waits."""
+ASK = 10.0
+"""Seconds for reading where the group is."""
+
+
+class Partition:
+    """One partition, from the moment it is ours until it is not."""
+
+    __slots__ = ("out", "prefix", "sleeps", "stored", "tp", "window")
+
+    def __init__(self, tp: TopicPartition, window: Window, stored: tuple[int, str] | None) -> None:
+        """Begin an assignment.
+
+        Args:
+            tp: Topic and number.
+            window: What is open.
+            stored: What the group has committed; None: nothing.
+        """
+        self.tp, self.window, self.stored = tp, window, stored
+        self.prefix = f"{tp.topic}[{tp.partition}]@"
+        self.out: set[int] = set()
+        """Offsets that were handed over and are not settled."""
+        self.sleeps = 0.0
+        """Its next record is not due before this instant, seconds since 1970; 0: it is not paused."""
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.prefix}{self.window.mark} out={len(self.out)} sleeps={self.sleeps:g}>"
+
+
+class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Keeps the windows, and lets partitions go only when what runs on them is settled and committed.
+
+    aiokafka knows the eager protocol: at every rebalance all partitions are revoked and assigned anew.
+    """
+
+    def __init__(self, drain: float, window: int, clock: Clock, changed: Callable[[], None]) -> None:
+        """Prepare.
+
+        Args:
+            drain: Seconds for what runs when partitions are revoked.
+            window: Bound of the receiver.
+            clock: Drains by it.
+            changed: Called when partitions came or went.
+        """
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.open = False
+        """Partitions are ours; False while the group rebalances."""
+        self.since = clock.now()
+        """When that changed."""
+        self.error: AdapterError | None = None
+        """Why the last assignment failed: aiokafka swallows what a listener raises."""
+        self.joined = asyncio.Event()
+        self.consumer: AIOKafkaConsumer | None = None
+        self._drain, self._limit, self._clock, self._changed = drain, max(1000, window), clock, changed
+        self._committing = asyncio.Lock()
+
+    # -- a rebalance
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Start nothing more, wait for what runs and its settlements, commit. Called inside the rebalance."""
+        self._turn(is_open=False)
+        partitions = list(self.partitions.values())
+        await asyncio.gather(*(each.window.epoch.drain(self._drain) for each in partitions))
+        try:
+            await self.commit(LAST_COMMIT)
+        except AdapterError:
+            pass  # what was settled since the last commit comes again
+        self.partitions = {}
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Begin where the group is. What was polled before this is dropped, and read again."""
+        partitions = sorted(assigned)
+        try:
+            async with asyncio.timeout(ASK):
+                found = await self._begin(partitions)
+        except Exception as error:
+            self.error = AdapterError(Fault.LOST, f"joining: {translated(RECEIVING, error).text}")
+            self.error.__cause__ = error
+        else:
+            self.partitions = found
+            self._turn(is_open=True)
+        self.joined.set()
+        self._changed()
+
+    async def _begin(self, partitions: list[TopicPartition]) -> dict[TopicPartition, Partition]:
+        """Make a window for each, where the group is, or at the beginning."""
+        if not partitions:
+            return {}
+        # The consumer's public call leaves the metadata out.
+        known = await self._client._coordinator.fetch_committed_offsets(partitions)
+        fresh = [tp for tp in partitions if tp not in known]
+        begins = await self._client.beginning_offsets(fresh) if fresh else {}
+        found: dict[TopicPartition, Partition] = {}
+        for tp in partitions:
+            stored = tuple(known[tp]) if tp in known else None
+            begin, metadata = stored or (begins[tp], "")
+            epoch = Epoch(f"{tp.topic}[{tp.partition}]", self._clock)
+            found[tp] = Partition(tp, Window(epoch, begin, metadata, self._limit), stored)
+            self._client.seek(tp, begin)
+        return found
+
+    def _turn(self, *, is_open: bool) -> None:
+        self.open, self.since = is_open, self._clock.now()
+        if not is_open:
+            self._changed()
+
+    @property
+    def _client(self) -> Any:
+        """The consumer; it is made after its listener."""
+        return self.consumer
+
+    # -- commits
+
+    async def commit(self, seconds: float = COMMIT) -> None:
+        """Store every mark that moved and what is to be known beside it, in one call.
+
+        Raises:
+            AdapterError: ``TRANSIENT`` if it is not confirmed; ``LOST`` if the partitions are not ours any more: then
+                their epochs have ended.
+        """
+        try:
+            with translate(RECEIVING):
+                async with asyncio.timeout(seconds), self._committing:
+                    await self._commit()
+        except AdapterError as error:
+            if isinstance(error.__cause__, errors.CommitFailedError | errors.IllegalStateError):
+                self.end()
+                raise AdapterError(Fault.LOST, "the partitions are with another member") from error
+            raise
+
+    async def _commit(self) -> None:
+        todo: dict[Partition, tuple[int, str]] = {}
+        for each in self.partitions.values():
+            now = (each.window.mark, each.window.metadata())
+            if now != each.stored:
+                todo[each] = now
+        if todo:
+            await self._client.commit({each.tp: OffsetAndMetadata(*now) for each, now in todo.items()})
+            for each, now in todo.items():
+                each.stored = now
+
+    def end(self) -> None:
+        """Give all partitions up."""
+        for each in self.partitions.values():
+            each.window.epoch.end()
+        self.partitions = {}
+        self.open = False
