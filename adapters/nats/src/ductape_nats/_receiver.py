@@ -1,0 +1,373 @@
+"""Hands over the messages of one group, and settles them.
+
+A pull request is open ahead of what the kernel asks for, inside the window. Acknowledgements outlive a connection, so
+its death ends nothing: the receiver subscribes again on the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault, Measurable, Receiver, Settlement, Verdict
+
+from ._link import Link
+from ._pin import Pin
+from ._streams import Group
+from ._settle import NAK, PROGRESS, confirmed, nak
+from ._wire import Token, delivery_of, status_of
+
+__all__ = ["StreamReceiver"]
+
+Answers = list[AdapterError | None]
+
+EXPIRES = 10.0
+"""Seconds for which a pull request waits at the server."""
+SILENT = 2.0
+"""Seconds after its end when it counts as forgotten: a server that lost the consumer may say nothing."""
+REST = 0.1
+"""Seconds without a request after a hand-back, or it would come straight back."""
+REFUSED = 0.25
+"""Seconds until the next request after the server refused one."""
+HAND_BACK, STOPPING = 2.0, 2.0
+
+
+class StreamReceiver(Receiver, Measurable):
+    """One consumer of a durable pull consumer."""
+
+    def __init__(self, link: Link, group: Group, window: int, clock: Clock, log: logging.Logger) -> None:
+        """Join a group; `open` subscribes.
+
+        Args:
+            link: The connection.
+            group: The consumer.
+            window: How many may be unsettled, those in the buffer included.
+            clock: The site's.
+            log: The site's.
+        """
+        self.epoch = Epoch(f"{group.stream}/{group.name}")
+        self.stopped = False
+        self._link, self._group, self._window, self._clock, self._log = link, group, window, clock, log
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{group.stream}.{group.name}"
+        self._pin = Pin(link, group, clock) if group.pinned else None
+        self._bound = min(8.0, max(0.8, group.lease / 3 - 0.2))
+        self._expires = min(EXPIRES, self._pin.renew) if self._pin is not None else EXPIRES
+        self._buffer: deque[Delivery] = deque()
+        self._held: set[Delivery] = set()
+        self._settling = 0
+        self._sid, self._inbox, self._joined, self._server = b"", "", 0, ""
+        self._requested, self._until, self._rest_until = 0, 0.0, 0.0
+        self._error: AdapterError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+        self._unwatch: Callable[[], None] = link.watch(self._broke)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "stopped" if self.stopped else "open"
+        return f"<StreamReceiver {self.epoch.label} {state} requested={self._requested} buffered={len(self._buffer)}>"
+
+    # -- in
+
+    async def open(self) -> None:
+        """Subscribe on the connection that is open now, unless that is done."""
+        await self._link.open()
+        if self._joined != self._link.number:
+            self._server = self._server or self._link.server
+            self._same_server()
+            self._inbox = self._link.client.new_inbox()
+            self._requested = 0
+            self._joined = self._link.number
+            if self._pin is not None:
+                self._pin.doubt()
+            self._sid = await self._link.subscribe(self._inbox, self._heard)
+
+    def _heard(self, subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
+        if not reply.startswith(b"$JS.ACK."):
+            self._told(block)
+            return
+        if self._requested:
+            self._requested -= 1
+        delivery = delivery_of(
+            self._group.stream, reply, block, body, self.epoch, self._clock.now() + self._group.lease
+        )
+        if self._pin is not None:
+            self._pin.seen(delivery)
+        self._held.add(delivery)
+        self._buffer.append(delivery)
+        if self._waiter is not None:
+            self._wake()
+
+    def _told(self, block: bytes) -> None:
+        """Take what the server says about a request."""
+        status = status_of(block)
+        if status.code == 100:
+            return
+        self._requested = max(0, self._requested - status.pending) if status.pending is not None else 0
+        if status.code not in (404, 408, 423):
+            self._rest_until = self._clock.now() + REFUSED
+        if status.code == 423 and self._pin is not None:
+            self._pin.lost()
+        elif status.code == 503 or "Deleted" in status.text:
+            self._error = AdapterError(Fault.LOST, f"{self.epoch.label}: the consumer is gone ({status.code})")
+        elif status.code == 400 or "push based" in status.text:
+            self._error = AdapterError(Fault.LOST, f"{self.epoch.label}: {status.text}")
+        self._wake()
+
+    def _broke(self) -> None:
+        """Have a `receive` under way end. For the link."""
+        self._requested = 0
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """Return what is there, or what comes first."""
+        if self._closed:
+            raise AdapterError(Fault.LOST, "the receiver is closed")
+        end = self._clock.now() + wait
+        while True:
+            if not self.stopped:
+                await self.open()
+                await self._request(limit)
+            ready = self._pin is None or await self._in_order(self._pin)
+            if ready and self._buffer and limit > 0 and (taken := self._take(limit)):
+                return taken
+            if self._error is not None and not self.stopped:
+                raise self._error
+            left = end - self._clock.now()
+            if left <= 0 or limit <= 0 or self.stopped:
+                return []
+            await self._wait(min(left, self._pause(ready)))
+            if not self._buffer and self._absent():
+                raise AdapterError(Fault.TRANSIENT, self._link.why)
+
+    async def _in_order(self, pin: Pin) -> bool:
+        """Tell whether what is in the buffer is next; keep it meanwhile, or give it to the member whose turn it is."""
+        if pin.evicted:
+            pin.evicted = False
+            ours = [each for each in self._buffer if (each.leased_until or 0.0) > self._clock.now()]
+            self._held.difference_update(self._buffer)
+            self._buffer.clear()
+            if ours:
+                await self._confirmed([], [(_token(each).reply, NAK) for each in ours], self._bound)
+        if await pin.ready(self._held, self._settling, self._buffer):
+            return True
+        soon = self._clock.now() + self._group.lease * 2 / 3
+        if any((each.leased_until or 0.0) < soon for each in self._buffer):
+            await self.extend(list(self._buffer))
+            self._buffer = deque(each for each in self._buffer if each in self._held)
+        return False
+
+    def _absent(self) -> bool:
+        """Whether the connection broke while this waited."""
+        return not self.stopped and not self._link.alive
+
+    def _pause(self, ready: bool) -> float:
+        """Seconds after which there is something to do without a message: to ask again."""
+        now = self._clock.now()
+        if not ready:
+            return REST
+        if now < self._rest_until:
+            return self._rest_until - now
+        return max(self._until + SILENT - now, REST) if self._requested else self._expires
+
+    async def _wait(self, seconds: float) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    async def _request(self, limit: int) -> None:
+        """Ask the server for what there is room for, unless that is on its way; keep the pin where there is none."""
+        now = self._clock.now()
+        if self._requested and now > self._until + SILENT:
+            self._requested = 0
+            await self.lag()
+        if now < self._rest_until:
+            return
+        room = min(limit - len(self._buffer), self._window - len(self._held))
+        if self._pin is not None and limit > 0:
+            room = max(room, self._pin.missing)
+        number = room - self._requested
+        if number > 0 and number >= (room + 1) // 2:
+            await self._pull(number, now)
+        elif self._pin is not None and self._pin.due(now):
+            await self._pull(1, now, max_bytes=1)  # takes no message: none is that small
+
+    async def _pull(self, number: int, now: float, **more: object) -> None:
+        body: dict[str, object] = {"batch": number, "expires": int(self._expires * 1e9), **more}
+        if self._pin is not None:
+            body |= self._pin.claim(now)
+        data = msgspec.json.encode(body)
+        self._requested += number
+        self._until = now + self._expires
+        await self._link.write(b"PUB %b %b %d\r\n%b\r\n" % (self._next.encode(), self._inbox.encode(), len(data), data))
+
+    def _take(self, limit: int) -> list[Delivery]:
+        buffer, now = self._buffer, self._clock.now()
+        taken: list[Delivery] = []
+        while buffer and len(taken) < limit:
+            delivery = buffer.popleft()
+            if (delivery.leased_until or 0.0) > now:
+                taken.append(delivery)
+            else:  # nobody asked for it in time: it is, or will be, with another member
+                self._held.discard(delivery)
+                if self._pin is not None:  # what is behind it is not next any more
+                    self._pin.doubt()
+                    break
+        return taken
+
+    # -- out
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Answers:
+        """Settle with one write, confirmed by its last command: the server handles a consumer's in their order."""
+        if self._closed:
+            raise AdapterError(Fault.LOST, "the receiver is closed: what it held is, or will be, with another member")
+        return await self._settle(settlements)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> Answers:
+        held, now = self._held, self._clock.now()
+        answers: Answers = [None] * len(settlements)
+        acks: list[bytes] = []
+        backs: list[tuple[bytes, bytes]] = []
+        done: list[Delivery] = []
+        for place, (delivery, verdict, delay) in enumerate(map(_parts, settlements)):
+            if delivery not in held:
+                answers[place] = AdapterError(Fault.LOST, "it was settled, or is with another member")
+            elif verdict is Verdict.ACK:
+                acks.append(_token(delivery).reply)
+                done.append(delivery)
+            elif (delivery.leased_until or 0.0) <= now:
+                held.discard(delivery)
+                answers[place] = AdapterError(Fault.LOST, "its lease is over: it is, or will be, with another member")
+            else:
+                backs.append((_token(delivery).reply, nak(delay if verdict is Verdict.RETRY else 0.0)))
+                done.append(delivery)
+                if verdict is Verdict.RELEASE:
+                    self._rest_until = now + REST
+        if not done:
+            return answers
+        old = await self._withdraw() if self._rest_until > now else b""
+        self._settling += len(done)
+        try:
+            await self._confirmed(acks, backs, self._bound)
+        finally:
+            self._settling -= len(done)
+            self._link.forget(old)
+        held.difference_update(done)
+        self._wake()
+        return answers
+
+    async def _withdraw(self) -> bytes:
+        """End the request that is open, for what is handed back would come straight here; returns its subscription.
+
+        What is on its way under that one still arrives.
+        """
+        old = self._sid
+        if self.stopped or not self._requested or self._joined != self._link.number or not self._link.alive:
+            return b""
+        await self._link.unsubscribe(old, forget=False)
+        self._requested, self._inbox = 0, self._link.client.new_inbox()
+        self._sid = await self._link.subscribe(self._inbox, self._heard)
+        return old
+
+    async def _confirmed(self, acks: Sequence[bytes], backs: Sequence[tuple[bytes, bytes]], bound: float) -> None:
+        await self._link.open(bound)
+        self._same_server()
+        await confirmed(self._link, self.epoch.label, acks, backs, bound)
+
+    def _same_server(self) -> None:
+        """Give everything up if order is kept and the server is another process.
+
+        It may have forgotten that it delivered what is here, and give it to somebody else: our acknowledgements
+        would then count for that one's, who could not tell any more what still runs here.
+        """
+        if self._pin is not None and self._server != self._link.server:
+            self.epoch.end()
+            raise AdapterError(Fault.LOST, f"{self.epoch.label}: the server is not the one that delivered this")
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Answers:
+        """Say that handlers are at work; what another member may have by now is ``LOST``."""
+        if self._closed:
+            raise AdapterError(Fault.LOST, "the receiver is closed")
+        now = self._clock.now()
+        ours = [each for each in deliveries if each in self._held and (each.leased_until or 0.0) > now]
+        if ours:
+            await self._confirmed([], [(_token(each).reply, PROGRESS) for each in ours], self._bound)
+            for each in ours:
+                each.leased_until = now + self._group.lease
+        lost = AdapterError(Fault.LOST, "its lease is over: it is, or will be, with another member")
+        kept = set(ours)
+        self._held.difference_update(each for each in deliveries if each not in kept)
+        if self._pin is not None and len(kept) < len(deliveries):
+            self._pin.doubt()
+        return [None if each in kept else lost for each in deliveries]
+
+    async def lag(self) -> int | None:
+        """Return what the group has not been given."""
+        found = await self._link.api(f"CONSUMER.INFO.{self._group.stream}.{self._group.name}")
+        pending = found.get("num_pending")
+        if not isinstance(pending, int):
+            raise AdapterError(Fault.LOST, f"{self.epoch.label}: the consumer is gone")
+        return pending
+
+    # -- the end
+
+    async def stop(self) -> None:
+        """Take no more, and wait until what is on its way is here."""
+        if not self.stopped:
+            self.stopped = True
+            if self._sid and self._joined == self._link.number and self._link.alive:
+                try:
+                    await self._link.unsubscribe(self._sid, forget=False)
+                    await self._link.ping(STOPPING)
+                except AdapterError as error:
+                    self._log.debug("%r: stop: %s", self, error)
+            self._requested = 0
+            self._wake()
+
+    async def close(self) -> None:
+        """Give back what is not settled, and leave."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.stop()
+        self._wake()
+        self._buffer.clear()
+        self._server = self._link.server
+        now = self._clock.now()
+        ours = sorted((each for each in self._held if (each.leased_until or 0.0) > now), key=_sequence)
+        self._held.clear()
+        try:
+            if ours and self._link.alive:
+                await self._confirmed([], [(_token(each).reply, NAK) for each in ours], HAND_BACK)
+            if self._pin is not None and self._link.alive:
+                await self._pin.release()
+        except AdapterError as error:
+            self._log.info("%r: messages go back when their lease ends: %s", self, error)
+        self.epoch.end()
+        self._unwatch()
+        if self._joined == self._link.number:
+            self._link.forget(self._sid)
+
+
+def _parts(settlement: Settlement) -> tuple[Delivery, Verdict, float]:
+    return settlement.delivery, settlement.verdict, settlement.delay
+
+
+def _token(delivery: Delivery) -> Token:
+    token: Token = delivery.token  # type: ignore[assignment]  # ours: see delivery_of
+    return token
+
+
+def _sequence(delivery: Delivery) -> int:
+    return _token(delivery).sequence

@@ -1,0 +1,160 @@
+"""What the tests of this adapter share: connections to the real server, and short words for the contract's calls."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from ductape.adapter import (
+    AdapterError,
+    Channel,
+    Connection,
+    Delivery,
+    Intake,
+    Outgoing,
+    Purpose,
+    Receiver,
+    Settlement,
+    Site,
+    Stored,
+    Verdict,
+)
+from ductape_nats import NatsAdapter, NatsConfig
+from tests.brokers.nats import Nats
+from tests.brokers.server import Server
+
+
+class LoopClock:
+    """The real time of the running loop."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time
+        self.time = time.time
+        self.call_later = loop.call_later
+        self.sleep = asyncio.sleep
+
+
+def site(*, create: bool = True, log: str = "ductape.adapter.nats") -> Site:
+    return Site(
+        product="shop", env="test", broker="orders", clock=LoopClock(), log=logging.getLogger(log), create=create
+    )
+
+
+class World:
+    """Connections to one server, closed when the test ends."""
+
+    def __init__(self, server: Server, raw: Client) -> None:
+        self.server, self.raw = server, raw
+        self.url = server.url
+        self.stack = contextlib.AsyncExitStack()
+
+    async def connect(self, *, create: bool = True, url: str = "", **fields: Any) -> Connection:
+        config = NatsConfig(servers=url or self.url, **fields)
+        connection = await NatsAdapter().connect(config, site(create=create))
+        self.stack.push_async_callback(connection.close)
+        return connection
+
+    async def through(self, port: int, **fields: Any) -> Connection:
+        return await self.connect(url=f"nats://127.0.0.1:{port}", **fields)
+
+    async def receiver(self, connection: Connection, group: str = "billing", window: int = 64, **more: Any) -> Receiver:
+        channel = Channel(name="orders", group=group, **more)
+        await connection.declare(channel)
+        receiver = await connection.receiver(channel, Intake(group=group, window=window, order=channel.order))
+        self.stack.push_async_callback(receiver.close)
+        return receiver
+
+    async def consumer(self, name: str = "billing", stream: str = "orders") -> dict[str, Any]:
+        """What the server says of a consumer."""
+        found = await self.raw.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}", timeout=5)
+        answer: dict[str, Any] = json.loads(found.data)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def nats_old_server() -> Iterator[Server]:
+    """Debian's nats-server, a generation older; only where `DUCTAPE_TEST_NATS_OLD` asks for it."""
+    if not os.environ.get("DUCTAPE_TEST_NATS_OLD"):
+        pytest.skip("on request: DUCTAPE_TEST_NATS_OLD=1")
+    server = Nats(generation="old")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def world(nats_server: Server) -> AsyncIterator[World]:
+    async with await nats.connect(nats_server.url) as raw:
+        await empty(raw)
+        world = World(nats_server, raw)
+        try:
+            yield world
+        finally:
+            await world.stack.aclose()
+
+
+async def empty(raw: Client) -> None:
+    stream = raw.jetstream()
+    for info in await stream.streams_info():
+        await stream.delete_stream(str(info.config.name))
+
+
+def event(group: str = "billing", **more: Any) -> Channel:
+    return Channel(name="orders", group=group, **more)
+
+
+def dead(group: str = "billing") -> Channel:
+    return Channel(name="orders", purpose=Purpose.DEAD, group=group)
+
+
+def record(number: int, **more: Any) -> Outgoing:
+    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)
+
+
+async def publish(connection: Connection, *records: Outgoing, channel: Channel | None = None) -> list[Stored]:
+    channel = channel or event()
+    await connection.declare(channel)
+    sender = await connection.sender(channel)
+    answers = await sender.send(records)
+    assert all(isinstance(answer, Stored) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, Stored)]
+
+
+async def take(receiver: Receiver, number: int, within: float = 5.0) -> list[Delivery]:
+    """Receives until `number` deliveries are there; fewer when the time is over."""
+    found: list[Delivery] = []
+    end = time.monotonic() + within
+    while len(found) < number and time.monotonic() < end:
+        found += await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
+    return found
+
+
+async def settle(
+    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
+) -> list[AdapterError | None]:
+    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
+
+
+async def patiently(call: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:
+    """Repeats what may fail while a server is away, as the kernel does."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            return await call()
+        except AdapterError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.05)
+
+
+def bodies(deliveries: Sequence[Delivery]) -> list[int]:
+    return sorted(int(delivery.body) for delivery in deliveries)
