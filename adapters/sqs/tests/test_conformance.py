@@ -1,0 +1,88 @@
+"""The SQS adapter, on a real server and through a proxy that cuts and stalls, keeps every promise that it makes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+
+from ductape_conformance import Harness, suite
+from ductape_conformance.proxy import TcpProxy
+from tests.brokers.sqs import VERSION
+
+_MEMORY = "ElasticMQ keeps messages in memory: a kill loses them"
+_QUIRKS = {
+    "faults.stored-survives-a-kill": _MEMORY,
+    "outages.a-killed-server-loses-nothing-confirmed": _MEMORY,
+}
+
+
+class SqsHarness(Harness):
+    """One server for all scenarios; each has its own proxy."""
+
+    adapter = "aws_sqs"
+    client = "aiobotocore"
+    server = f"ElasticMQ {VERSION}"
+    real = False
+    redelivery_bound = 4.5
+    patience = 15.0
+    fixtures = ("sqs_server",)
+    fifo = False
+    lease = 3
+    quirks = _QUIRKS
+
+    async def config(self, namespace: str) -> Mapping[str, Any]:
+        server = self.fixture["sqs_server"]
+        self.proxy = await self.stack.enter_async_context(TcpProxy(server.host, server.port))
+        return {
+            "region": "us-east-1",
+            "accessKeyId": "test",
+            "secretAccessKey": "test",
+            "endpoint": f"http://127.0.0.1:{self.proxy.port}",
+            "lease": self.lease,
+            "poll": 1,
+            "fifo": self.fifo,
+        }
+
+    async def cut(self) -> None:
+        self.proxy.cut()
+
+    async def stall(self) -> None:
+        self.proxy.stall()
+
+    async def resume(self) -> None:
+        self.proxy.resume()
+
+    async def kill(self) -> None:
+        """Take the server away: it lives on behind a closed door, since it would forget everything."""
+        await self.proxy.refuse()
+        self.proxy.cut()
+
+    async def restart(self) -> None:
+        await self.proxy.accept()
+
+    async def forget(self, channel: str, group: str) -> None:
+        """Delete the queue, which is its group."""
+        session = AioSession()
+        session.set_credentials("test", "test")
+        url = self.fixture["sqs_server"].url
+        async with session.create_client("sqs", region_name="us-east-1", endpoint_url=url) as client:
+            name = channel.replace(".", "_") + (".fifo" if self.fifo else "")
+            await client.delete_queue(QueueUrl=(await client.get_queue_url(QueueName=name))["QueueUrl"])
+
+
+# Nothing here disturbs the server: parts may be played on several workers, each with one of its own.
+test_contract = pytest.mark.xdist_group("sqs-contract")(suite(SqsHarness, level="contract"))
+test_promises = pytest.mark.xdist_group("sqs-promises")(suite(SqsHarness, level="promise"))
+test_fifo = pytest.mark.xdist_group("sqs-fifo")(
+    suite(
+        SqsHarness,
+        fifo=True,
+        lease=4,
+        redelivery_bound=5.5,
+        only=(
+            *("contract.", "roundtrip.", "send.", "settle.", "groups.", "order.", "derived."),
+            *("delivery.", "retry.", "dead.", "lanes.", "refuse.", "stop."),
+        ),
+    )
+)
