@@ -1,5 +1,7 @@
 """The main job on the embedded broker: publish, subscribe, a retry, a dead letter, its replay, then another provider.
 
+Where ductape-sqlite is installed, two processes follow that share a file.
+
     nox -s demo                 or, where ductape-core and ductape-memory are installed:  python examples/demo.py
 
 No server is needed. Two imitations of the memory adapter stand for two providers: a stream with consumer groups (as
@@ -8,11 +10,15 @@ ductape-redis installed, `prd` is that Redis.
 """
 
 import asyncio
+import importlib.util
 import logging
 import os
 import secrets
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -170,6 +176,22 @@ def table(rows: list[dict[str, object]]) -> None:
         print("  " + "  ".join(f"{row[name]!s:<{wide[name]}}" for name in names).rstrip())
 
 
+def two_processes() -> None:
+    """Publish in one process, and consume in another that starts later: examples/terminals.py, twice."""
+    print("\n" + paint("Two processes on a file", "bold") + "   SQLITE, examples/terminals.py")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(Path(__file__).with_name("terminals.py"))]
+        path = str(Path(folder, "shop.db"))
+        subprocess.run([*command, "publish", path], check=True)
+        with subprocess.Popen([*command, "consume", path], stdout=subprocess.PIPE, text=True) as consumer:
+            assert consumer.stdout is not None
+            for line in consumer.stdout:
+                print(line.replace(folder, "…"), end="")
+                if "paid" in line:
+                    break
+            consumer.terminate()
+
+
 def main() -> int:
     # A stream may lose its last moment when the server is killed, and ductape warns of it. Here the table says it.
     logging.getLogger("ductape").setLevel(logging.ERROR)
@@ -184,6 +206,8 @@ def main() -> int:
     except DuctapeError as error:
         print(error, file=sys.stderr)
         return 1
+    if importlib.util.find_spec("ductape_sqlite"):
+        two_processes()
     print("\n" + paint("The same code twice; only env= was different.", "bold"))
     table(results)
     same = ("published", "paid", "failed", "dead", "replayed")
