@@ -1,7 +1,7 @@
 """Two processes, one trace: this one publishes, another one handles, and both tell their spans.
 
-python examples/traced.py                     over a file, no server (needs ductape-sqlite)
-python examples/traced.py redis://localhost   over Redis
+python examples/traced.py           over a file, no server
+python examples/traced.py redis     over another environment of everywhere.toml
 
 With `pip install opentelemetry-exporter-otlp-proto-http` and OTEL_EXPORTER_OTLP_ENDPOINT set, the spans go to a
 collector too. Needs `ductape-opentelemetry[sdk]`.
@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 
 from ductape import Ductape, Event, Retry
 
-EVENT = "orders:placed"
+EVENT = "orders:traced"
+CATALOG = Path(__file__).with_name("everywhere.toml")
 
 
 class Lines(SpanExporter):
@@ -53,21 +54,15 @@ def trace_into(path: Path, service: str) -> TracerProvider:
     return provider
 
 
-async def connected(url: str, folder: Path) -> Ductape:
-    """The only line that knows the provider is the environment's."""
-    config = (
-        {"type": "REDIS", "config": {"url": url}} if url else {"type": "SQLITE", "config": {"path": str(folder / "b")}}
-    )
-    ductape = Ductape(product="shop", env="dev", middleware=["opentelemetry"])
-    await ductape.broker.create(tag="orders", envs=[{"slug": "dev", **config}])
-    await ductape.broker.topic.create(tag=EVENT, groups=["billing"])
-    return ductape
+def client(env: str) -> Ductape:
+    """Return a client whose publishers and handlers are traced."""
+    return Ductape(product="everywhere", env=env, catalog=CATALOG, middleware=["opentelemetry"])
 
 
-async def consume(url: str, folder: Path) -> None:
+async def consume(env: str, folder: Path) -> None:
     """The other process: the first attempt fails, the second works."""
     provider = trace_into(folder / "spans", "billing")
-    ductape = await connected(url, folder)
+    ductape = client(env)
 
     async def bill(order: dict[str, str], event: Event[dict[str, str]]) -> None:
         if event.attempt == 1:
@@ -80,14 +75,14 @@ async def consume(url: str, folder: Path) -> None:
     provider.shutdown()
 
 
-async def publish(url: str, folder: Path) -> None:
+async def publish(env: str, folder: Path) -> None:
     """This process: publishes inside a span of its own, then prints what both did."""
     provider = trace_into(folder / "spans", "shop")
-    command = [sys.executable, __file__, "consume", url, str(folder)]
+    command = [sys.executable, __file__, "consume", env, str(folder)]
     other = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert other.stdout is not None
     await other.stdout.readline()
-    async with await connected(url, folder) as ductape:
+    async with client(env) as ductape:
         with trace.get_tracer("shop").start_as_current_span("checkout") as checkout:
             await ductape.event.publish(EVENT, {"orderId": "12345"})
     await asyncio.wait_for(other.wait(), 60)
@@ -115,4 +110,5 @@ if __name__ == "__main__":
         asyncio.run(consume(sys.argv[2], Path(sys.argv[3])))
     else:
         with tempfile.TemporaryDirectory() as made:
-            asyncio.run(publish(sys.argv[1] if len(sys.argv) > 1 else "", Path(made)))
+            os.environ.setdefault("SQLITE_PATH", str(Path(made, "broker.db")))
+            asyncio.run(publish(*sys.argv[1:2] or ["sqlite"], Path(made)))

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+import benchmarks.page
 import ductape
 import ductape.adapter
 import ductape.errors
@@ -80,8 +81,15 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def needs_redis(page: Path) -> bool:
-    return any("REDIS_URL" in block.code or LOCAL_REDIS in block.code for block in blocks(page))
+def server_of(page: Path) -> str:
+    """The server whose address a page reads from the environment (``REDIS_URL``: redis); empty: it needs none."""
+    code = "".join(block.code for block in blocks(page))
+    found = re.search(r"\b([A-Z]+)_(?:URL|EMULATOR_HOST)\b", code)
+    return "redis" if LOCAL_REDIS in code else found[1].lower() if found else ""
+
+
+def pages_on(server: str) -> list[Path]:
+    return [page for page in PAGES if server_of(page) == server]
 
 
 # ---------------------------------------------------------------- running a page
@@ -184,17 +192,50 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not needs_redis(page)], ids=name_of)
+@pytest.mark.parametrize("page", pages_on(""), ids=name_of)
 def test_page_runs(page: Path, folder: Path) -> None:
     Page(page, {}).run()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if needs_redis(page)], ids=name_of)
+@pytest.mark.parametrize("page", pages_on("redis"), ids=name_of)
 def test_page_runs_on_redis(page: Path, folder: Path, redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     # Another page, or another run on a server that is not ours, may have left events of this name.
     own = {"order-events": f"order-events-{secrets.token_hex(4)}"}
     Page(page, own | {LOCAL_REDIS: f'"host": "{redis_server.host}", "port": {redis_server.port}'}).run()
+
+
+@pytest.mark.parametrize("page", pages_on("sqs"), ids=name_of)
+def test_page_runs_on_sqs(page: Path, folder: Path, sqs_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQS_URL", sqs_server.url)
+    # A server that is not ours may have queues of these names.
+    own = f"parcels-{secrets.token_hex(4)}"
+    Page(page, {"parcels": own}).run()
+
+
+@pytest.mark.parametrize("page", pages_on("nats"), ids=name_of)
+def test_page_runs_on_nats(page: Path, folder: Path, nats_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", nats_server.url)
+    Page(page, {}).run()
+
+
+@pytest.mark.parametrize("page", pages_on("rabbitmq"), ids=name_of)
+def test_page_runs_on_rabbitmq(page: Path, folder: Path, rabbitmq_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", rabbitmq_server.url)
+    Page(page, {}).run()
+
+
+@pytest.mark.parametrize("page", pages_on("pubsub"), ids=name_of)
+def test_page_runs_on_pubsub(page: Path, folder: Path, pubsub_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_server.url)
+    Page(page, {}).run()
+
+
+@pytest.mark.parametrize("page", pages_on("kafka"), ids=name_of)
+def test_page_runs_on_kafka(page: Path, folder: Path, kafka_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_URL", kafka_server.url)
+    # Another run on a server that is not ours may have left events of this name.
+    Page(page, {"cargo": f"cargo-{secrets.token_hex(4)}"}).run()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -224,12 +265,23 @@ def finished(process: "subprocess.Popen[str]") -> str:
 def test_demo() -> None:
     begin = time.monotonic()
     out = finished(start("examples/demo.py", DUCTAPE_DEMO_REDIS=""))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25
     assert "\x1b" not in out
     assert out.count("A-3  exhausted after 3: LookupError: no customer 'eve'") == 2
     assert out.count("replayed to billing alone") == 2
     assert out.splitlines()[-2].split()[-6:] == ["4", "4", "4", "1", "1", "buffered"]
     assert out.splitlines()[-1].split()[-6:] == ["4", "4", "4", "1", "1", "stored"]
+
+
+def test_two_terminals(tmp_path: Path) -> None:
+    path = str(tmp_path / "shop.db")
+    assert finished(start("examples/terminals.py", "publish", path)).startswith("publish: stored at")
+    consumer = start("examples/terminals.py", "consume", path)
+    assert consumer.stdout is not None
+    lines = [consumer.stdout.readline() for _ in range(2)]
+    assert sorted(line.split(" ")[1] for line in lines) == ["12345", "waiting"]
+    consumer.terminate()
+    assert finished(consumer) == ""
 
 
 def test_demo_on_redis(redis_server: Any) -> None:
@@ -269,18 +321,6 @@ def test_the_service_on_redis(redis_server: Any) -> None:
     out = finished(start("examples/service.py", APP_ENV="prd", REDIS_URL=redis_server.url))
     assert out.count("attempt 3") == 2
     assert out.endswith("all handled\n")
-
-
-TRACE = [
-    "checkout (this process)",
-    "  send orders.placed (this process)",
-    "    process orders.placed (the other process)",
-    "    process orders.placed (the other process)",
-]
-
-
-def test_two_processes_have_one_trace_over_redis(redis_server: Any) -> None:
-    assert finished(start("examples/traced.py", redis_server.url)).splitlines() == TRACE
 
 
 # ---------------------------------------------------------------- what is said is there
@@ -463,12 +503,63 @@ def memory_capabilities() -> str:
     return capability_table({name: getattr(memory, name.upper()) for name in ("queue", "stream", "log", "lossy")})
 
 
+def sqlite_config() -> str:
+    return config_table(importlib.import_module("ductape_sqlite").SqliteConfig)
+
+
+def sqlite_capabilities() -> str:
+    return capability_table({"file": importlib.import_module("ductape_sqlite").SqliteAdapter.capabilities})
+
+
+def kafka_config() -> str:
+    return config_table(importlib.import_module("ductape_kafka").KafkaConfig)
+
+
+def kafka_capabilities() -> str:
+    return capability_table({"topic": importlib.import_module("ductape_kafka").KafkaAdapter.capabilities})
+
+
+def rabbitmq_config() -> str:
+    return config_table(importlib.import_module("ductape_rabbitmq").RabbitMQConfig)
+
+
+def rabbitmq_capabilities() -> str:
+    return capability_table({"quorum": importlib.import_module("ductape_rabbitmq").RabbitMQAdapter.capabilities})
+
+
+def nats_config() -> str:
+    return config_table(importlib.import_module("ductape_nats").NatsConfig)
+
+
+def nats_capabilities() -> str:
+    return capability_table({"jetstream": importlib.import_module("ductape_nats").NatsAdapter.capabilities})
+
+
 def redis_config() -> str:
     return config_table(importlib.import_module("ductape_redis").RedisConfig)
 
 
 def redis_capabilities() -> str:
     return capability_table({"stream": importlib.import_module("ductape_redis").RedisAdapter.capabilities})
+
+
+def sqs_config() -> str:
+    return config_table(importlib.import_module("ductape_sqs").SqsConfig)
+
+
+def sqs_capabilities() -> str:
+    fifo = importlib.import_module("ductape_sqs").SqsAdapter.capabilities
+    standard = msgspec.structs.replace(fifo, order=ductape.adapter.Order.NONE, order_locks=False)
+    return capability_table({"standard": standard, "FIFO": msgspec.structs.replace(fifo, send_delay=0.0)})
+
+
+def google_pubsub_config() -> str:
+    return config_table(importlib.import_module("ductape_google_pubsub").GooglePubSubConfig)
+
+
+def google_pubsub_capabilities() -> str:
+    adapter = importlib.import_module("ductape_google_pubsub").GooglePubSubAdapter
+    return capability_table({"subscription": adapter.capabilities})
 
 
 def floor_table() -> str:
@@ -514,8 +605,21 @@ GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("guide/subscribe.md", "options"): option_table,
     ("providers/memory.md", "config"): memory_config,
     ("providers/memory.md", "capabilities"): memory_capabilities,
+    ("providers/google_pubsub.md", "config"): google_pubsub_config,
+    ("providers/google_pubsub.md", "capabilities"): google_pubsub_capabilities,
+    ("providers/kafka.md", "config"): kafka_config,
+    ("providers/kafka.md", "capabilities"): kafka_capabilities,
+    ("providers/nats.md", "config"): nats_config,
+    ("providers/nats.md", "capabilities"): nats_capabilities,
+    ("providers/rabbitmq.md", "config"): rabbitmq_config,
+    ("providers/rabbitmq.md", "capabilities"): rabbitmq_capabilities,
     ("providers/redis.md", "config"): redis_config,
     ("providers/redis.md", "capabilities"): redis_capabilities,
+    ("providers/sqs.md", "config"): sqs_config,
+    ("providers/sqs.md", "capabilities"): sqs_capabilities,
+    ("providers/sqlite.md", "config"): sqlite_config,
+    ("providers/sqlite.md", "capabilities"): sqlite_capabilities,
+    **{("benchmarks.md", name): generate for name, generate in benchmarks.page.GENERATED.items()},
 }
 
 
@@ -528,6 +632,11 @@ def test_generated_tables_are_up_to_date(page: str, name: str) -> None:
     found = between(name).search((DOCS / page).read_text())
     assert found is not None
     assert found[0] == GENERATED[page, name](), "python -m tests.test_docs writes it anew"
+
+
+def test_plots_are_up_to_date() -> None:
+    kept = {path.stem: path.read_text() for path in benchmarks.page.PLOTS.glob("*.svg")}
+    assert kept == benchmarks.page.drawn(), "python -m tests.test_docs writes them anew"
 
 
 def codes_of_errors() -> dict[str, set[str]]:
@@ -574,6 +683,8 @@ def write() -> None:
     for (page, name), generate in GENERATED.items():
         path, table = DOCS / page, generate()
         path.write_text(between(name).sub(lambda _, table=table: table, path.read_text()))  # type: ignore[misc]
+    for _ in benchmarks.page.write():
+        pass
 
 
 if __name__ == "__main__":

@@ -5,9 +5,14 @@ A further server is one module with a `Server` subclass and one line in `SERVERS
 The proxy that cuts, stalls and half-opens links is part of the conformance kit.
 """
 
+from tests.brokers.kafka import Kafka
+from tests.brokers.nats import Nats
+from tests.brokers.pubsub import Pubsub
+from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.redis import Redis
 from tests.brokers.server import NotOurs, Server, Unavailable
+from tests.brokers.sqs import Sqs
 
-SERVERS: tuple[type[Server], ...] = (Redis,)
+SERVERS: tuple[type[Server], ...] = (Kafka, Nats, Pubsub, RabbitMQ, Redis, Sqs)
 
-__all__ = ["SERVERS", "NotOurs", "Redis", "Server", "Unavailable"]
+__all__ = ["SERVERS", "Kafka", "Nats", "NotOurs", "Pubsub", "RabbitMQ", "Redis", "Server", "Sqs", "Unavailable"]

@@ -15,7 +15,7 @@ import pytest
 
 from ductape_conformance.proxy import TcpProxy
 from tests.brokers import SERVERS
-from tests.brokers.server import NotOurs, Server, Unavailable
+from tests.brokers.server import NotOurs, Server, Unavailable, proxy_of
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -54,7 +54,7 @@ def _proxy_fixture(name: str) -> Callable[..., AsyncIterator[TcpProxy]]:
     @pytest.fixture(name=f"{name}_proxy")
     async def proxy(request: pytest.FixtureRequest) -> AsyncIterator[TcpProxy]:
         server: Server = request.getfixturevalue(f"{name}_server")
-        async with TcpProxy(server.host, server.port) as running:
+        async with proxy_of(server) as running:
             yield running
 
     _FIXTURES[f"{name}_proxy"] = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from ductape_conformance.proxy import free_port
+from ductape_conformance.proxy import TcpProxy, free_port
 
 # Ends the server's group when this process goes away without a word (kill -9 of pytest): then the pipe closes.
 _GUARD = 'read _; kill -s KILL -- "-$1" 2>/dev/null'
@@ -58,6 +58,16 @@ def apt_install(*packages: str) -> str | None:
     return f"apt-get failed: {answer[-300:] if answer else 'no reason given'}"
 
 
+def proxy_of(server: "Server") -> TcpProxy:
+    """Returns a proxy in front of a server, not open: its clients stay behind it, whatever address the server tells."""
+    if server.proxied is None:
+        return TcpProxy(server.host, server.port)
+    target, told = server.proxied
+    proxy = TcpProxy(server.host, target)
+    proxy.port = told
+    return proxy
+
+
 class Server(abc.ABC):
     """A server process with its own port, data folder and process group, or the one that the environment names.
 
@@ -67,6 +77,7 @@ class Server(abc.ABC):
         start_seconds: How long it may take from start to readiness.
         port: Where it listens; the same after every restart.
         folder: Its data; the same after every restart, removed by `stop`.
+        proxied: Where one that tells clients its address serves those behind a proxy, and the port that it tells them.
     """
 
     name: ClassVar[str]
@@ -79,6 +90,7 @@ class Server(abc.ABC):
         self.host = (parts.hostname if parts else None) or "127.0.0.1"
         self.port = (parts.port if parts else None) or 0
         self.folder = Path()
+        self.proxied: tuple[int, int] | None = None
         self.origin = f"{self.variable} in the environment" if self.given else ""
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None

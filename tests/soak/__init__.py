@@ -9,4 +9,4 @@ a client is configured, and what is stored. The runs are the same for all of the
 be asked stands in its `GROUND.more()`. `PROVIDERS` below lists them.
 """
 
-PROVIDERS = ("redis",)
+PROVIDERS = ("google_pubsub", "kafka", "nats", "rabbitmq", "redis", "sqlite", "sqs")

@@ -26,6 +26,7 @@ class Ground(ABC):
         settings: What of the server's settings matters, for the report.
         lease: Seconds after which what a dead consumer held comes back, in the config of `env`.
         durable: Whether the server keeps what it confirmed through a kill; one that does not is not killed.
+        linked: Whether there is a link to a server that can be cut.
         ordered: Whether messages of one key are kept in order; then the runs ask for it, and check it.
         messages: How many messages a run of consumers has at least.
         pause: Seconds between two hundreds of them.
@@ -42,6 +43,7 @@ class Ground(ABC):
     messages: ClassVar[int] = 20_000
     pause: ClassVar[float] = 0.02
     patience: ClassVar[float] = 30.0
+    linked: ClassVar[bool] = True
     server: Server
 
     @abstractmethod

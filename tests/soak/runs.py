@@ -219,7 +219,8 @@ def runs(ground: Ground) -> Mapping[str, Run]:
     found["three consumers, slow handlers, 10 × SIGTERM"] = lambda each: consumers_ended(
         each, [TERM] * 10, members=3, seconds=0.1, concurrency=64
     )
-    found["links, 10 × cut and 3 × stall"] = links_broken
+    if ground.linked:
+        found["links, 10 × cut and 3 × stall"] = links_broken
     return {**found, **ground.more()}
 
 
