@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from ductape.adapter import Adapter, Capabilities, Connection, Fault, Purpose
-from ductape_conformance import Harness, VirtualClock, suite
+from ductape_conformance import Harness, VirtualClock, random_suite, suite
 from ductape_memory import QUEUE, MemoryAdapter, MemoryBroker, MemoryConnection
 
 
@@ -65,3 +65,8 @@ test_lossy = suite(Memory, imitate="lossy")
 test_small = suite(Memory, caps=SMALL)
 # Timers that fire half a millisecond early, as uvloop's do.
 test_early = suite(Memory, early=0.0005, only=("lease.", "bounds.", "kernel.", "lanes."))
+
+test_random_queue = random_suite(Memory, examples=150)
+test_random_stream = random_suite(Memory, examples=150, imitate="stream")
+test_random_log = random_suite(Memory, examples=150, imitate="log")
+test_random_lossy = random_suite(Memory, examples=80, imitate="lossy")

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import redis.asyncio
 
-from ductape_conformance import Harness, suite
+from ductape_conformance import Harness, random_suite, suite
 from ductape_conformance.proxy import TcpProxy
 
 
@@ -49,3 +50,5 @@ class RedisHarness(Harness):
 
 test_stream = suite(RedisHarness)
 test_pubsub = suite(RedisHarness, mode="pubsub")
+# Leases of 1.5 s run out in real time: a history takes some seconds.
+test_random = pytest.mark.timeout(240)(random_suite(RedisHarness, examples=8))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ductape.adapter import Adapter, Clock, Connection
-from ductape_conformance import Harness, VirtualClock, suite
+from ductape_conformance import Harness, VirtualClock, random_suite, suite
 from ductape_directory import DirectoryAdapter
 from ductape_directory._wire import safe
 
@@ -81,3 +81,4 @@ BRIEF = ("roundtrip.e", "send.calls", "send.returned", "window.", "lease.lapses"
 test_directory = suite(Directory)
 test_synced = suite(Directory, sync=True, only=("faults.", "outages."))
 test_threads = suite(Threads, only=BRIEF)
+test_random = random_suite(Directory, examples=60)
