@@ -222,8 +222,6 @@ class Model:
             raise Violation(f"{id} has another body, or other headers, than were sent")
         if delivery.key != sent.key:
             raise Violation(f"{id} has the key {delivery.key!r}, and was sent with {sent.key!r}")
-        if not delivery.epoch.alive:
-            raise Violation(f"{id} belongs to an epoch that is over")
 
     def _once(self, id: str, member: object) -> None:
         if (key := (hash(member), id)) in self._seen:

@@ -191,8 +191,9 @@ class Table:
         if len(found) > limit:
             raise Violation(f"{len(found)} deliveries, and {limit} were asked for")
         for one in found:
-            if seat.gone and not one.epoch.alive:
-                continue  # it was closed meanwhile: the kernel drops what comes now
+            if not one.epoch.alive:  # its member, or the connection, ended meanwhile: the kernel drops it
+                self.model.fates[seat.group][one.headers.get("ductape-id", "?")].certain = False
+                continue
             self.model.given(seat.group, seat, one, self.clock.now(), seat.window)
             seat.meet(one)
 
