@@ -68,6 +68,7 @@ class Threads(Directory):
     lease = 1.0
     poll = 0.02
     sync = True
+    processes = True
 
     def clock(self) -> Clock | None:
         return None
@@ -76,7 +77,16 @@ class Threads(Directory):
         return Harness.make(self)
 
 
-BRIEF = ("roundtrip.e", "send.calls", "send.returned", "window.", "lease.lapses", "stop.nothing", "delivery.members-s")
+BRIEF = (
+    "roundtrip.e",
+    "send.calls",
+    "send.returned",
+    "window.",
+    "lease.lapses",
+    "stop.nothing",
+    "delivery.members-s",
+    "delivery.a-killed",
+)
 
 test_directory = suite(Directory)
 test_synced = suite(Directory, sync=True, only=("faults.", "outages."))

@@ -28,6 +28,7 @@ class Harness:
         real: False for emulators and imitations.
         redelivery_bound: Seconds within which what nobody settles, or was handed back, is delivered again.
         patience: Seconds that anything else may take.
+        processes: Another process with the same config reaches the same server, so that one can be killed.
         fixtures: Names of pytest fixtures that it needs; their values are in `fixture`.
         quirks: Ids of scenarios that cannot be seen here (an emulator's gap, say), and why: skipped, and reported.
     """
@@ -38,6 +39,7 @@ class Harness:
     real: bool = True
     redelivery_bound: float = 5.0
     patience: float = 10.0
+    processes: bool = False
     fixtures: ClassVar[tuple[str, ...]] = ()
     quirks: Mapping[str, str] = {}
 
@@ -69,8 +71,20 @@ class Harness:
         """Pass nothing on any more, in both directions, until `resume`."""
         raise NotImplementedError
 
+    async def slow(self, seconds: float) -> None:
+        """Pass everything on so many seconds later, one piece after the other, until `resume`."""
+        raise NotImplementedError
+
+    async def half_open(self) -> None:
+        """Let every request reach the server and no answer come back, until `resume`."""
+        raise NotImplementedError
+
     async def resume(self) -> None:
-        """End a stall."""
+        """End `stall`, `slow` and `half_open`; connections that lost an answer are broken by it."""
+        raise NotImplementedError
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        """Return the scenario's config with credentials that the server refuses."""
         raise NotImplementedError
 
     async def kill(self) -> None:
@@ -97,7 +111,8 @@ class Harness:
 
     def hooks(self) -> frozenset[str]:
         """Return the names of the hooks that are overridden."""
-        return frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name))
+        found = {name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name)}
+        return frozenset(found - {"processes"} | ({"processes"} if self.processes else set()))
 
     def versions(self) -> dict[str, str | bool]:
         """Return what is tested, for the report."""

@@ -227,7 +227,9 @@ class Machine(Table):
             quiet = 0 if owed or found else quiet + 1
 
     async def _exhume(self, group: str, wanted: set[str]) -> None:
-        reader = await self.stage.member("reader", channel=self.of(group, Purpose.DEAD), alone=True, start="earliest")
+        reader = await self.stage.member(
+            "reader", group, channel=self.of(group, Purpose.DEAD), alone=True, start="earliest"
+        )
         end = self.clock.now() + self.stage.patience
         seen: set[str] = set()
         while not seen >= wanted:

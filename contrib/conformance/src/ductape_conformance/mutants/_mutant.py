@@ -51,6 +51,7 @@ class Broken(Harness):
     adapter = "memory"
     real = False
     redelivery_bound = 40.0
+    deaf = False
 
     def __init__(self, mutant: Mutant | None = None) -> None:
         """Break it; without a mutant it is whole, as a control."""
@@ -86,9 +87,31 @@ class Broken(Harness):
         for method in ("send", "receive", "settle", "extend", "declare", "connect"):
             self.broker.faults.stall(method)
 
+    async def slow(self, seconds: float) -> None:
+        """Answer late."""
+        for method in ("send", "receive", "settle", "extend", "declare", "connect"):
+            self.broker.faults.stall(method, seconds=seconds)
+
+    async def half_open(self) -> None:
+        """Do everything, and answer nothing."""
+        self.deaf = True
+        for method in ("send", "settle", "extend", "declare"):
+            self.broker.faults.stall(method, seconds=9.0, stored=True)
+            self.broker.faults.fail(method, Fault.AMBIGUOUS, times=1000, stored=True)
+        self.broker.faults.stall("receive", seconds=9.0)
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        """Refuse everybody."""
+        self.broker.faults.fail("connect", Fault.CONFIG, times=1000)
+        return await self.config(self.broker.name)
+
     async def resume(self) -> None:
         """Answer again."""
         self.broker.faults.resume()
+        if self.deaf:
+            self.deaf = False
+            self.broker.faults.clear()
+            await self.cut()
 
     async def kill(self) -> None:
         """Be gone."""
