@@ -90,8 +90,8 @@ test_fifo = suite(Memory, caps=FIFO, only=("contract.", "order.", "lanes.", "set
 # Timers that fire half a millisecond early, as uvloop's do.
 test_early = suite(Memory, early=0.0005, only=("lease.", "bounds.", "kernel.", "lanes."))
 
-test_random_queue = random_suite(Memory, examples=150)
-test_random_stream = random_suite(Memory, examples=150, imitate="stream")
-test_random_log = random_suite(Memory, examples=150, imitate="log")
-test_random_fifo = random_suite(Memory, examples=80, caps=FIFO)
-test_random_lossy = random_suite(Memory, examples=80, imitate="lossy")
+test_random_queue = random_suite(Memory, examples=100)
+test_random_stream = random_suite(Memory, examples=100, imitate="stream")
+test_random_log = random_suite(Memory, examples=100, imitate="log")
+test_random_fifo = random_suite(Memory, examples=60, caps=FIFO)
+test_random_lossy = random_suite(Memory, examples=60, imitate="lossy")

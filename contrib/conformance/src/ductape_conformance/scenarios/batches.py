@@ -65,7 +65,8 @@ async def fails(stage: Stage) -> None:
 async def few(stage: Stage) -> None:
     """With a small window and quick handlers the broker is asked a few times for many messages, not once for each."""
     shop = await stage.shop()
-    handler = shop.handler()
+    # Handlers end one by one, not all at a time.
+    handler = shop.handler(lambda event: shop.clock.sleep(0.002 + 0.0007 * (event.message["n"] % 7)))
     await shop.many(400)
     await shop.subscribe(handler, concurrency=8, prefetch=16)
     await handler.until(lambda: len(handler.done) >= 400, 2 * stage.patience)
