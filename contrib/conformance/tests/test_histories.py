@@ -51,10 +51,11 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_random_histories_find_a_mutant(name: str) -> None:
     with pytest.raises(Exception) as found:
-        explore(lambda: Broken(MUTANTS[name]), examples=300, shrink=False)
+        explore(lambda: Broken(MUTANTS[name]), examples=300, seconds=40.0, shrink=False)
     assert re.search(FOUND[name], str(found.value))
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["ack-does-nothing", "retry-ignores-its-delay"])
 def test_a_failing_history_shrinks_to_a_few_steps(name: str) -> None:
     with pytest.raises(Violation) as found:
@@ -69,6 +70,8 @@ def test_a_failing_history_shrinks_to_a_few_steps(name: str) -> None:
 def test_a_history_that_was_found_can_be_played_again() -> None:
     history = [Send([0], False), Take(0, 1, False), Settle(0, Verdict.ACK, 0, 1, False)]
     replay(history, Broken())
+    assert explore(Broken, examples=5) == 5
+    assert explore(Broken, examples=5, seconds=0.0) == 0, "time is up"
     with pytest.raises(Violation, match="a ack m0"):
         replay(history, Broken(MUTANTS["ack-does-nothing"]))
 

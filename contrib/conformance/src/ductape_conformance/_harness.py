@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from ductape import Registry
-from ductape.adapter import Adapter, Clock, Connection
+from ductape.adapter import Adapter, Capabilities, Clock, Connection
 
 from ._scenario import HOOKS
 
@@ -50,6 +50,8 @@ class Harness:
                 raise TypeError(f"{type(self).__name__} has no {name!r}")
             setattr(self, name, value)
         self.fixture: dict[str, Any] = {}
+        self.can: Capabilities | None = None
+        """What was found to hold for the channel of events, for the report."""
         self.stack = AsyncExitStack()
         """Closed after the scenario: for proxies and the like."""
 
@@ -114,14 +116,16 @@ class Harness:
         found = {name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name)}
         return frozenset(found - {"processes"} | ({"processes"} if self.processes else set()))
 
-    def versions(self) -> dict[str, str | bool]:
+    def facts(self) -> dict[str, Any]:
         """Return what is tested, for the report."""
-        found: dict[str, str | bool] = {"adapter": self.adapter, "server": self.server, "real": self.real}
+        found: dict[str, Any] = {"adapter": self.adapter, "server": self.server, "real": self.real}
         found["kit"], found["core"] = installed("ductape-conformance"), installed("ductape-core")
         entry = next(
             (one for one in Registry().installed() if one.name == self.adapter.upper().replace("-", "_")), None
         )
         found["adapter_version"] = f"{entry.distribution} {entry.version}" if entry else ""
+        names = self.can.__struct_fields__ if self.can is not None else ()
+        found["capabilities"] = {name: told(getattr(self.can, name)) for name in names}
         found["client"] = f"{self.client} {installed(self.client)}" if self.client else ""
         return found
 
@@ -132,3 +136,13 @@ def installed(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return ""
+
+
+def told(value: object) -> str:
+    """Return a capability as people read it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    name = getattr(value, "name", None)
+    if name is not None:
+        return str(name).lower()
+    return "any" if value == float("inf") else f"{value:,.0f}" if isinstance(value, int) else f"{value:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,8 +52,9 @@ def explore(
     *,
     examples: int = 100,
     seed: int | None = None,
+    seconds: float = 25.0,
     shrink: bool = True,
-) -> None:
+) -> int:
     """Play made-up histories, each on a server's channel of its own; the first that goes wrong is shrunk and printed.
 
     Args:
@@ -60,7 +62,12 @@ def explore(
         loop: The event loop.
         examples: How many histories.
         seed: Where to begin; None: the same histories every time, so that a build does not depend on luck.
+        seconds: Real seconds after which no other history is begun, however many are left: on a machine that is busy
+            a build plays fewer, and does not fail for it.
         shrink: Look for the shortest history that goes wrong.
+
+    Returns:
+        How many histories were played.
 
     Raises:
         AssertionError: With what happened in the shortest history, and, as a note, the history itself.
@@ -70,8 +77,18 @@ def explore(
 
     unwanted = {hypothesis.Phase.explain} if shrink else {hypothesis.Phase.explain, hypothesis.Phase.shrink}
 
+    end, played, wrong = time.monotonic() + seconds, 0, False
+
     def run(history: list[list[Step]], ordered: bool) -> None:
-        replay(list(itertools.chain.from_iterable(history)), make(), loop, ordered=ordered)
+        nonlocal played, wrong
+        if time.monotonic() > end and not wrong:  # what went wrong is shrunk to its end
+            return
+        played += 1
+        try:
+            replay(list(itertools.chain.from_iterable(history)), make(), loop, ordered=ordered)
+        except BaseException:
+            wrong = True
+            raise
 
     test: Any = hypothesis.given(history=histories(), ordered=st.booleans())(run)
     settings = hypothesis.settings(
@@ -87,3 +104,4 @@ def explore(
     if seed is not None:
         test = hypothesis.seed(seed)(test)
     test()
+    return played

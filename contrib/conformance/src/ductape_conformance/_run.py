@@ -72,6 +72,7 @@ async def _play(scenario: Scenario, harness: Harness, clock: Any) -> None:
     stage = Stage(harness, clock)
     try:
         await stage.open()
+        harness.can = stage.can
         if wrong := contradictions(stage.can):
             raise AssertionError(f"impossible capabilities: {'; '.join(wrong)}")
         reason = gaps(scenario, stage.can, harness.hooks(), stage.virtual)

@@ -43,11 +43,11 @@ def suite(
         for one in SCENARIOS.values()
         if level in (None, one.level) and (not only or any(one.id.startswith(begin) for begin in only))
     ]
-    return _test(harness, fields, chosen, lambda case, make: play(case.scenario, make(), case.loop))
+    return _test(harness, fields, chosen, lambda case, make, config: play(case.scenario, make(), case.loop))
 
 
 def random_suite(
-    harness: type[Harness], *, examples: int = 60, seed: int | None = None, **fields: Any
+    harness: type[Harness], *, examples: int = 60, seconds: float = 25.0, seed: int | None = None, **fields: Any
 ) -> Callable[..., None]:
     """Return a test function that plays made-up histories of the contract, and prints the shortest that goes wrong.
 
@@ -56,13 +56,16 @@ def random_suite(
 
     Args:
         harness: The harness's class; each history makes an object of it.
-        examples: How many histories; on a real server each takes a second or more.
-        seed: Where to begin; None: the same histories in every run.
+        examples: How many histories; on a real server each takes seconds. ``--ductape-examples`` multiplies it.
+        seconds: Real seconds after which no other is begun; ``--ductape-examples`` multiplies them as well.
+        seed: Where to begin; None: the same histories in every run. ``--ductape-seed`` says another.
         **fields: Attributes of the harness.
     """
 
-    def act(case: Case, make: Callable[[], Harness]) -> None:
-        explore(make, case.loop, examples=examples, seed=seed)
+    def act(case: Case, make: Callable[[], Harness], config: pytest.Config) -> None:
+        times, asked = config.getoption("ductape_examples"), config.getoption("ductape_seed")
+        begin = seed if asked is None else asked
+        explore(make, case.loop, examples=round(examples * times), seconds=seconds * times, seed=begin)
 
     return _test(harness, fields, [HISTORIES], act)
 
@@ -71,7 +74,7 @@ def _test(
     harness: type[Harness],
     fields: dict[str, Any],
     chosen: list[Scenario],
-    act: Callable[[Case, Callable[[], Harness]], None],
+    act: Callable[[Case, Callable[[], Harness], pytest.Config], None],
 ) -> Callable[..., None]:
     """Return the function that pytest collects, and the plugin turns into an item for each scenario and loop."""
 
@@ -95,13 +98,13 @@ def _test(
             "loop": ductape_case.loop,
         }
         try:
-            act(ductape_case, make)
+            act(ductape_case, make, request.config)
         except NotApplicable as reason:
             kind = "not declared" if reason.declared else "cannot be played"
             pytest.skip(f"ductape: {kind}: {reason}")
         finally:  # the harness may have asked its server for its version
             for one in made:
-                request.node.user_properties.append(("ductape", {**facts, **one.versions(), **_texts(fields)}))
+                request.node.user_properties.append(("ductape", {**facts, **one.facts(), **_texts(fields)}))
 
     test.ductape_suite = (harness, chosen)  # type: ignore[attr-defined]  # what the plugin looks for
     return pytest.mark.usefixtures(*harness.fixtures)(test) if harness.fixtures else test
