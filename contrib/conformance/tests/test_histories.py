@@ -8,8 +8,7 @@ from ductape.adapter import AdapterError, Capabilities, Count, Delivery, Epoch, 
 from ductape_conformance import explore, replay
 from ductape_conformance._model import Model, Violation
 from ductape_conformance._steps import Send, Settle, Take
-from ductape_conformance.mutants import MUTANTS
-from ductape_conformance.mutants._mutant import Broken
+from ductape_conformance.mutants import MUTANTS, Broken
 
 # What is lost, or comes too often, shows in many ways: as owed at the end, as overtaken, by a count.
 LOST = "never came again|overtakes|whose lease runs|says that this is delivery"
@@ -59,7 +58,7 @@ def test_random_histories_find_a_mutant(name: str) -> None:
 @pytest.mark.parametrize("name", ["ack-does-nothing", "retry-ignores-its-delay"])
 def test_a_failing_history_shrinks_to_a_few_steps(name: str) -> None:
     with pytest.raises(Violation) as found:
-        explore(lambda: Broken(MUTANTS[name]), examples=200)
+        explore(lambda: Broken(MUTANTS[name]), examples=200, seconds=200.0)
     story = str(found.value).splitlines()[1:]
     assert len(story) <= 8, found.value
     history = "\n".join(found.value.__notes__)

@@ -8,9 +8,9 @@ from ._adapters import ADAPTERS as _CONTENT
 from ._applications import APPLICATIONS
 from ._kernels import KERNELS as _MACHINERY
 from ._lives import LIVES
-from ._mutant import Mutant, Verdict, judge
+from ._mutant import Broken, Mutant, Verdict, judge
 
-__all__ = ["ADAPTERS", "KERNELS", "MUTANTS", "Mutant", "Verdict", "judge"]
+__all__ = ["ADAPTERS", "KERNELS", "MUTANTS", "Broken", "Mutant", "Verdict", "judge"]
 
 ADAPTERS: tuple[Mutant, ...] = (*_CONTENT, *LIVES)
 KERNELS: tuple[Mutant, ...] = (*_MACHINERY, *APPLICATIONS)
