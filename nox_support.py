@@ -36,6 +36,12 @@ def sources() -> list[Path]:
     return [folder / "src" for folder in members() if any((folder / "src").rglob("*.py"))]
 
 
+def modules() -> dict[str, str]:
+    """Returns the module of every distribution by its name."""
+    named = {folder: nox.project.load_toml(folder / "pyproject.toml")["project"]["name"] for folder in members()}
+    return {name: next((folder / "src").glob("*/py.typed")).parent.name for folder, name in named.items()}
+
+
 def tests_of(folders: Iterable[Path]) -> list[str]:
     """Returns their `tests` folders, relative to the root, where there are any."""
     return [str((folder / "tests").relative_to(ROOT)) for folder in folders if (folder / "tests").is_dir()]

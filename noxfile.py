@@ -22,13 +22,13 @@ WORKERS = 4
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "docs", "build", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "build", "dependencies", "tests"]
 
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Shows the main job on the embedded broker: nothing to install, no server; on Redis too where it is given."""
-    folders = [ROOT / "core", ROOT / "adapters" / "memory"]
+    folders = [ROOT / "core", ROOT / "adapters" / "memory", ROOT / "adapters" / "sqlite"]
     if os.environ.get("DUCTAPE_DEMO_REDIS"):
         folders.append(ROOT / "adapters" / "redis")
     wheels = support.build_wheels(session, folders)
@@ -182,8 +182,36 @@ def _problems(file: Path, version: str) -> list[str]:
     problems = [] if f"-{version}" in file.name else [f"{file.name} is not of version {version}"]
     lacking = {"py.typed", "LICENSE"} - {Path(name).name for name in names}
     problems += [f"{file.name} has no {wanted}" for wanted in sorted(lacking)]
-    unwanted = [name for name in names if "/tests/" in name or Path(name).name.startswith(("test_", "conftest"))]
+    # What `ductape new-adapter` begins with brings its tests along.
+    own = [name for name in names if "/template/" not in name]
+    unwanted = [name for name in own if "/tests/" in name or Path(name).name.startswith(("test_", "conftest"))]
     return problems + [f"{file.name} contains {name}" for name in unwanted]
+
+
+# What deptry cannot know: extras that are only there to be installed, libraries that a client loads by itself, and a
+# plugin that only pytest imports.
+UNSEEN = "DEP002=uvloop|cramjam|nkeys,DEP003=pytest"
+
+
+@nox.session(venv_backend="none")
+def dependencies(session: nox.Session) -> None:
+    """Every distribution declares what it imports and no more, and works with the lowest versions that it allows."""
+    wheels = support.build_wheels(session, support.members())
+    newest = support.environment(session, "deptry", Path(sys.executable), reuse=True)
+    support.install_wheels(newest, wheels, *support.group("dependencies"))
+    names = ",".join(f"{name}={module}" for name, module in support.modules().items())
+    for folder in support.members():
+        with session.chdir(folder):
+            newest.run("-m", "deptry", "src", "--package-module-name-map", names, "--per-rule-ignores", UNSEEN)
+    if not shutil.which("uv"):
+        support.notice("NOT TESTED HERE", "the lowest versions: only uv resolves them; pip install uv")
+        return
+    lowest = support.environment(session, "lowest", Path(sys.executable))
+    lowest.install("--resolution", "lowest-direct", *wheels)
+    lowest.install(*support.group("test"))
+    folders = support.tests_of(support.members())
+    choice = ["-q", "-m", "not broker and not slow and not soak", "--loops", "asyncio", "-n", "auto"]
+    lowest.run("-m", "pytest", *choice, *folders, env=_test_environment())
 
 
 @nox.session(venv_backend="none")

@@ -40,8 +40,9 @@ import ductape.types
 from ductape._headers import HEADERS
 from ductape._options import SubscribeOptions
 from ductape.adapter import Capabilities
+from ductape_cli._adapters import filled
 from tests.test_layers import FLOORS
-from tests.test_template import MODULES, TEMPLATE, filled
+from tests.test_template import MODULES, TEMPLATE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -268,6 +269,18 @@ def test_the_service_on_redis(redis_server: Any) -> None:
     out = finished(start("examples/service.py", APP_ENV="prd", REDIS_URL=redis_server.url))
     assert out.count("attempt 3") == 2
     assert out.endswith("all handled\n")
+
+
+TRACE = [
+    "checkout (this process)",
+    "  send orders.placed (this process)",
+    "    process orders.placed (the other process)",
+    "    process orders.placed (the other process)",
+]
+
+
+def test_two_processes_have_one_trace_over_redis(redis_server: Any) -> None:
+    assert finished(start("examples/traced.py", redis_server.url)).splitlines() == TRACE
 
 
 # ---------------------------------------------------------------- what is said is there

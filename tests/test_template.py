@@ -1,7 +1,4 @@
-"""The template is a working adapter as it is generated: it passes the contract level of the conformance kit.
-
-``python -m tests.test_template NAME FOLDER`` generates one.
-"""
+"""`ductape new-adapter` begins a working adapter: as it is generated, it passes the contract level of the kit."""
 
 import json
 import os
@@ -15,20 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "contrib" / "template" / "adapter"
 MODULES = ("__init__", "_config", "_wire", "_connection", "_sender", "_receiver")
-
-
-def filled(text: str, name: str) -> str:
-    """Returns a text of the template, with `name` in place of its words."""
-    return text.replace("NAME", name).replace("Camel", name.title().replace("_", ""))
-
-
-def render(name: str, into: Path) -> None:
-    """Copies the template, with `name` in place of its words."""
-    for source in sorted(TEMPLATE.rglob("*")):
-        if source.is_file() and "__pycache__" not in source.parts:
-            target = into / filled(str(source.relative_to(TEMPLATE)), name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(filled(source.read_text(), name))
 
 
 def installed(folder: Path) -> None:
@@ -45,8 +28,12 @@ def installed(folder: Path) -> None:
 
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
-    render("acme", tmp_path)
-    return tmp_path
+    folder = tmp_path / "ductape-acme"
+    command = [sys.executable, "-m", "ductape_cli", "new-adapter", "acme", "--into", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"cd {folder} && pip install" in done.stdout
+    return folder
 
 
 def test_nothing_is_left_of_the_template_s_words(generated: Path) -> None:
@@ -74,7 +61,3 @@ def test_it_passes_the_kit_as_generated(generated: Path) -> None:
     assert {reason for reason in loud if not reason.startswith("not declared")} <= {
         f"cannot be played: the harness has no {hook}" for hook in hooks
     }
-
-
-if __name__ == "__main__":
-    render(sys.argv[1], Path(sys.argv[2]))

@@ -198,6 +198,18 @@ async def test_a_delay_below_the_broker_s_step_is_parked() -> None:
         assert 0.3 <= log.gaps[0] <= 0.36
 
 
+async def test_a_failure_that_was_parked_counts_when_the_broker_delivers_again() -> None:
+    can = Capabilities(count=Count.APPROXIMATE, retry_delay=1000.0, retry_step=1.0)
+    async with opened(fake := Fake(can)) as shop:
+        log = shop.log(lambda event: RetryLater(0.3 if event.attempt == 1 else 5.0))
+        await shop.subscribe(log)
+        fake.feed(b"1")
+        await shop.until(lambda: fake.settlements)
+        fake.feed(b"1", count=2)
+        await shop.until(lambda: len(fake.settlements) == 2)
+        assert log.attempts == [1, 2, 3]
+
+
 @pytest.mark.parametrize(("can", "hold"), [(COUNTLESS, 30), (Capabilities(watermark=True), 5)], ids=["any", "log"])
 async def test_a_short_delay_is_parked_and_a_long_one_moves_to_the_way_back(can: Capabilities, hold: int) -> None:
     async with opened(fake := Fake(can)) as shop:

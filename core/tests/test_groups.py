@@ -9,6 +9,7 @@ import pytest
 
 from core.tests.fake import Fake, OneChannel
 from core.tests.kit import EVENT, NamedMemory, SharedMemory, opened
+from ductape import Reject
 from ductape.adapter import Capabilities, Count, Groups, Order, Purpose, Verdict
 from ductape.errors import CapabilityError, StateError
 
@@ -207,3 +208,33 @@ async def test_on_a_channel_that_is_one_group_other_events_are_never_skipped() -
         fake.feed(b"2", headers={"ductape-event": OLD})
         await shop.until(lambda: fake.settlements)
         assert [record.headers["ductape-dead-reason"] for record in fake.stored] == ["unmatched"]
+
+
+# ---- removal
+
+
+async def test_a_removed_group_leaves_nothing_behind_and_the_others_keep_theirs() -> None:
+    async with opened(topics={"new": {"groups": ["billing"]}}) as shop:
+        subscription = await shop.subscribe(shop.log(lambda event: Reject()), group="tail")
+        await shop.publish(1)
+        await shop.settled("tail")
+        await subscription.close()
+        assert len(await shop.dead("tail")) == 1
+        await shop.run(shop.event.remove_group(EVENT, group="tail"))
+        await shop.run(shop.event.remove_group(EVENT, group="tail"))
+        assert {group for _, _, group in shop.broker.state.stores} == {""}
+        assert await shop.dead("tail") == []
+        assert shop.left("billing") == 1
+
+
+async def test_a_group_that_is_open_here_is_not_removed() -> None:
+    async with opened() as shop:
+        await shop.subscribe(shop.log(), group="billing")
+        with pytest.raises(StateError, match="'billing' of 'orders:new' is open here"):
+            await shop.run(shop.event.remove_group(EVENT, group="billing"))
+
+
+async def test_an_adapter_that_cannot_remove_says_so() -> None:
+    async with opened(Fake()) as shop:
+        with pytest.raises(CapabilityError, match="cannot remove groups"):
+            await shop.run(shop.event.remove_group(EVENT, group="billing"))

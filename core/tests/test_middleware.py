@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from core.tests.kit import EVENT, opened
-from ductape import Middleware, Reject, Retry, Session
+from ductape import Middleware, Reject, Retry, Session, SubscriberSite
 from ductape.errors import ConfigError, PayloadError
 from ductape_memory import LOG, QUEUE, STREAM
 
@@ -285,3 +286,32 @@ async def test_a_refused_session_in_a_batch_takes_none_of_the_others_along() -> 
         await shop.settled()
         assert sorted(got) == [0, 2]
         assert [letter.message for letter in await shop.dead()] == [1]
+
+
+async def test_a_site_tells_what_to_page_on_until_its_subscription_ends() -> None:
+    sites: list[SubscriberSite] = []
+
+    class Watching(Middleware):
+        def subscriber(self, next: Any, site: SubscriberSite) -> Any:
+            sites.append(site)
+            return next
+
+    began, over = asyncio.Event(), asyncio.Event()
+
+    async def handle(order: object) -> None:
+        began.set()
+        await over.wait()
+
+    async with opened(middleware=[Watching()]) as shop:
+        subscription = await shop.subscribe(handle)
+        [site] = sites
+        assert site.stats()["oldest"] == 0.0
+        await shop.publish(1)
+        await began.wait()
+        assert site.stats()["running"] == 1
+        assert site.stats()["oldest"] >= 0.0
+        assert await site.lag() == 0
+        over.set()
+        await subscription.close()
+        assert site.stats() == {}
+        assert await site.lag() is None

@@ -11,7 +11,7 @@ import pytest
 
 from core.tests.fake import Fake, FakeConnection, FakeReceiver, FakeSender, OneChannel, failing, never
 from core.tests.kit import EVENT, VirtualClock, opened, quiet
-from ductape import Ductape, Retry
+from ductape import Ductape, Registry, Reject, Retry
 from ductape.adapter import Channel, Fault, Intake, Purpose, Verdict
 from ductape.errors import AdapterError, OpenError, StateError
 from ductape_memory import MemoryAdapter
@@ -222,3 +222,21 @@ async def test_nothing_of_failed_sends_and_of_a_subscription_stays_in_memory() -
     await quiet()
     gc.collect()
     assert [ref() for ref in kept if ref() is not None] == []
+
+
+async def test_a_group_s_private_channels_know_the_address_that_the_topic_gives_its_channel() -> None:
+    fake = Fake()
+    ductape = Ductape(product="shop", env="dev", registry=Registry.of({"FAKE": fake}))
+    await ductape.broker.create(tag="orders", envs=[{"slug": "dev", "type": "FAKE"}])
+    await ductape.broker.topic.create(tag=EVENT, queue_url={"dev": "https://q/orders"})
+
+    async def refuse(order: object) -> None:
+        raise Reject("no")
+
+    async with ductape:
+        await ductape.event.subscribe(EVENT, callback=refuse)
+        fake.feed(b"1")
+        while not fake.stored:
+            await asyncio.sleep(0.001)
+    assert {each.channel.purpose: each.channel.address for each in fake.senders} == {Purpose.DEAD: "https://q/orders"}
+    assert {each.channel.address for each in fake.receivers} == {"https://q/orders"}

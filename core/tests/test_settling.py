@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.tests.fake import Fake, FakeReceiver, OneChannel, answered, failing, never
 from core.tests.kit import opened
-from ductape.adapter import Capabilities, Count, Fault, Verdict
+from ductape.adapter import Capabilities, Count, Delivery, Fault, Verdict
 from ductape.errors import AdapterError
 
 ACK, RETRY, RELEASE = Verdict.ACK, Verdict.RETRY, Verdict.RELEASE
@@ -37,6 +39,23 @@ async def test_failing_settlements_back_off() -> None:
         fake.feed(b"1")
         await shop.advance(10)
         assert 10 < fake.names("settle").count("settle") < 20
+
+
+async def test_leases_shorter_than_the_back_off_are_kept_meanwhile() -> None:
+    async with opened(fake := Fake(msgspec.structs.replace(LEASED, lease=0.9))) as shop:
+        fake.always["settle"] = failing(Fault.TRANSIENT)
+        renewed: list[float] = []
+
+        async def extend(receiver: FakeReceiver, deliveries: Sequence[Delivery]) -> list[AdapterError | None]:
+            renewed.append(shop.clock.now())
+            return await receiver.renew(deliveries)
+
+        fake.always["extend"] = extend
+        await shop.subscribe(shop.log())
+        fake.feed(b"1")
+        await shop.advance(20)
+        assert max(after - before for before, after in itertools.pairwise(renewed)) < 0.9
+        assert fake.names("settle").count("settle") < 40
 
 
 async def test_an_ack_that_is_answered_lost_after_a_timeout_is_done() -> None:

@@ -1,6 +1,7 @@
-"""`python -m tests.soak [part of a run's name]`: the long runs, one after the other, and their report."""
+"""`python -m tests.soak [provider [part of a run's name]]`: the long runs, one after the other, and their reports."""
 
 import asyncio
+import importlib
 import platform
 import sys
 import time
@@ -8,48 +9,59 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.soak import redis
+from tests.soak import PROVIDERS
+from tests.soak.ground import Ground, Row
+from tests.soak.runs import bad, runs
 
-REPORT = Path(__file__).with_name("report.md")
+REPORTS = Path(__file__).with_name("reports")
 
 
-def heading() -> str:
+def heading(ground: Ground) -> str:
     """Say what was run, on what."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-core", "ductape-redis", "redis"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-core", *ground.packages))
     today = datetime.now(UTC).date()
-    return (
-        "# Soak report\n\n"
-        f"`nox -s soak` on {today}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
-        f"{packages}; the server is started and killed by the run itself, with `appendfsync always`.\n"
-    )
+    text = f"`nox -s soak -- {ground.name}` on {today}, {platform.system()} {platform.machine()}, Python "
+    text += f"{platform.python_version()}, {packages}. The run starts and kills its own servers"
+    return f"# Soak report: {ground.name}\n\n{text}{': ' if ground.settings else ''}{ground.settings}.\n"
 
 
-def table(name: str, row: redis.Row, seconds: float) -> str:
+def table(name: str, row: Row, seconds: float) -> str:
     """Return one run's figures."""
-    lines = [f"\n## Redis: {name}\n", "| what | number |", "|---|---|"]
-    lines += [f"| {what} | {number} |" for what, number in row.items() if what != "seconds"]
+    lines = [f"\n## {name[0].upper()}{name[1:]}\n", "| what | number |", "|---|---|"]
+    lines += [f"| {what} | {number} |" for what, number in row.items()]
     return "\n".join([*lines, f"\n{seconds:.0f} s.\n"])
 
 
-def main(wanted: str) -> int:
-    """Run what is wanted; the status is 1 if something was lost."""
-    texts, bad = [heading()], False
-    for name, run in redis.RUNS.items():
-        if wanted not in name:
+def play(ground: Ground, part: str) -> list[str]:
+    """Play a provider's runs; return what must not be."""
+    texts, wrong = [heading(ground)], []
+    for name, run in runs(ground).items():
+        if part not in name:
             continue
-        print(f"{name} …", flush=True)
+        print(f"{ground.name}: {name} …", flush=True)
         began = time.monotonic()
-        row = asyncio.run(run())
+        row = asyncio.run(run(ground))
         texts.append(table(name, row, time.monotonic() - began))
         print(texts[-1], flush=True)
-        lost = row.get("lost", 0) or ("raw" not in name and row.get("confirmed and lost", 0))
-        twice = "10 × SIGTERM" in name and row["handled twice"]
-        failed = "raw" not in name and (row.get("failed", 0) or row.get("receipts that are not true", 0))
-        bad = bad or bool(lost or twice or failed or row.get("ended with an error", 0))
-    if not wanted:
-        REPORT.write_text("".join(texts))
-    return 1 if bad else 0
+        wrong += [f"{ground.name}: {name}: {what}" for what in bad(name, row)]
+        if not part:
+            REPORTS.mkdir(exist_ok=True)
+            (REPORTS / f"{ground.name}.md").write_text("".join(texts))
+    return wrong
+
+
+def main(provider: str = "", *part: str) -> int:
+    """Run what is wanted; the status is 1 if something was lost, or 2 if there is no such provider."""
+    if provider and provider not in PROVIDERS:
+        print(f"there is no {provider!r}; there are {', '.join(PROVIDERS)}", file=sys.stderr)
+        return 2
+    wrong = []
+    for name in [provider] if provider else PROVIDERS:
+        ground: Ground = importlib.import_module(f"tests.soak.{name}").GROUND
+        wrong += play(ground, " ".join(part))
+    print("\n".join(["WRONG", *wrong] if wrong else ["nothing was lost"]))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(" ".join(sys.argv[1:])))
+    sys.exit(main(*sys.argv[1:]))

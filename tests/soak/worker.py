@@ -1,29 +1,30 @@
-"""A consumer process that the soak runs kill: writes the id of every message that it handled, a line each."""
+"""A consumer process that the runs kill: writes a line for every message that it handled."""
 
 import asyncio
+import json
 import os
 import sys
+import time
+from typing import Any
 
-from ductape import Ductape, Event
+from ductape import Event
+from tests.soak.ground import GROUP, TOPIC, declared
 
 
-async def main(url: str, log: str, lease: float) -> None:
+async def main(order: dict[str, Any]) -> None:
     """Consume until a signal."""
-    ductape = Ductape(product="soak", env="dev", grace=10.0)
-    await ductape.broker.create(
-        tag="b", envs=[{"slug": "dev", "type": "REDIS", "config": {"url": url, "lease": lease}}]
-    )
-    await ductape.broker.topic.create(tag="b:t", groups=["billing"])
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    ductape = await declared(order["env"], order["topic"], grace=order.get("grace", 10.0))
+    file = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    async def handle(event: Event) -> None:
-        await asyncio.sleep(0.002)
-        os.write(file, f"{event.id}\n".encode())  # one write: a kill leaves whole lines
+    async def handle(event: Event[Any]) -> None:
+        await asyncio.sleep(order["seconds"])
+        # One write: a kill leaves whole lines.
+        os.write(file, f"{event.id} {event.key or '-'} {event.message['n']} {time.monotonic()}\n".encode())
 
-    await ductape.event.subscribe("b:t", callback=handle, group="billing", concurrency=16, prefetch=64)
+    await ductape.event.subscribe(TOPIC, callback=handle, group=GROUP, **order["options"])
     print("ready", flush=True)
     await ductape.serve()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    asyncio.run(main(json.loads(sys.argv[1])))

@@ -15,11 +15,12 @@ from ductape.adapter import (
     Intake,
     Outgoing,
     Receiver,
+    Removable,
     Stored,
     Verdict,
 )
 
-from .conftest import World, bodies, event, publish, record, settle, take
+from .conftest import World, bodies, dead, event, publish, record, settle, take
 
 pytestmark = pytest.mark.broker
 
@@ -202,3 +203,16 @@ async def test_the_native_client_is_reachable(world: World) -> None:
     with pytest.raises(TypeError):
         connection.unwrap(int)
     await connection.check()
+
+
+async def test_a_removed_group_leaves_no_key_and_no_group(world: World) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection, "tail")
+    await publish(connection, record(1), channel=event("billing"))
+    await publish(connection, record(2), channel=dead("tail"))
+    await receiver.close()
+    assert isinstance(connection, Removable)
+    await connection.remove(event("tail"))
+    await connection.remove(event("tail"))
+    assert [group["name"] for group in await world.raw.xinfo_groups("orders")] == [b"billing"]
+    assert [key async for key in world.raw.scan_iter("*tail*")] == []

@@ -13,8 +13,8 @@ from ._bounds import CHECK, CONNECT, DECLARE, RECEIVER, SENDER, Backoff, Bounds,
 from ._capabilities import Capabilities
 from ._intake import Opened
 from ._records import Channel, Intake, Purpose
-from .adapter import Adapter, Connection, Sender, Site
-from .errors import AdapterError, Fault
+from .adapter import Adapter, Connection, Removable, Sender, Site
+from .errors import AdapterError, CapabilityError, Fault
 
 T = TypeVar("T")
 
@@ -116,6 +116,14 @@ class Link:
         """Declare, then open a receiver and join the group."""
         connection, can = await self.prepare(channel, groups, {intake.group: intake.start})
         return await self._on(connection, connection.receiver(channel, intake), RECEIVER, self._bounds.close), can
+
+    async def remove(self, channel: Channel) -> None:
+        """Remove a channel's group; raises `AdapterError`, or `CapabilityError` where the adapter cannot."""
+        connection = await self.connection()
+        if not isinstance(connection, Removable):
+            text = f"{self.provider} cannot remove groups. Remove it with the provider's own tools."
+            raise CapabilityError("CAPABILITY_MISSING", text, capability="remove")
+        await self._on(connection, connection.remove(channel), DECLARE)
 
     async def check(self) -> None:
         """Make one round trip; raises `AdapterError`."""

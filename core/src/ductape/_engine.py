@@ -226,12 +226,24 @@ class Engine:
         if not self.failed.done():
             self.failed.set_result(failure)
 
+    async def remove(self, event: str, name: str, env: str | None) -> None:
+        """Remove a group for good; raises `OpenError`, `CapabilityError` or `StateError`."""
+        self.usable()
+        place = await self.atlas.place(event, env)
+        if (id(place.link), place.channel.name, name) in self.groups:
+            raise StateError(
+                "ALREADY_OPEN", f"group {name!r} of {event!r} is open here: close its subscriptions first."
+            )
+        try:
+            await place.link.remove(msgspec.structs.replace(place.channel, group=name))
+        except AdapterError as error:
+            raise OpenError("CONNECT_FAILED", f"remove group {name!r} of {event!r}: {error}") from error
+
     def _emptied(self, group: Group) -> None:
         self.groups = {key: each for key, each in self.groups.items() if each is not group}
 
     def _subscription(self, declaration: Declaration, place: Place, order: Order, group: Group) -> Subscription:
         settings, signature = self.settings, declaration.signature
-        made: list[Subscription] = []
         site = SubscriberSite(
             product=settings.product,
             env=place.env,
@@ -240,7 +252,8 @@ class Engine:
             channel=place.channel.name,
             group=group.name,
             batch=signature.batch,
-            stats=lambda: made[0].stats() if made else {},
+            stats=partial(group.stats, place.event),
+            lag=group.lag,
         )
         kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
         handle = compile_handling(
@@ -252,7 +265,7 @@ class Engine:
             settings.sessions,
             self._threads(declaration.options.concurrency),
         )
-        subscription = Subscription(
+        return Subscription(
             Parts(
                 event=place.event,
                 site=site,
@@ -267,8 +280,6 @@ class Engine:
                 halt=group.halt,
             )
         )
-        made.append(subscription)
-        return subscription
 
     def _threads(self, number: int) -> Callable[[], Executor]:
         """Give a subscription's pool for plain functions, made with its first message: a thread for each at a time."""

@@ -14,7 +14,7 @@ from ._dead import DeadLetter, dead_letters
 from ._engine import Declaration, Engine
 from ._event import Receipt
 from ._handler import Handler, Signature, read_signature
-from ._names import ids, split_event
+from ._names import check_group, ids, split_event
 from ._options import read_options
 from ._publisher import Publisher, SessionLike
 from ._stream import Stream
@@ -274,6 +274,27 @@ class EventDoor:
         split_event(event)
         self._check_product(product)
         return dead_letters(self._begin(), event, group, env, limit)
+
+    async def remove_group(self, event: str, *, group: str, env: str | None = None, product: str | None = None) -> None:
+        """Remove a group for good, with all that only it holds: what it has not handled, its retries, its dead letters.
+
+        For groups that nobody reads any more: a broker keeps messages for them without bound. One that the topic
+        declares comes back with the next publish: take it out of the topic's `groups` first.
+
+        Args:
+            event: ``brokerTag:topicTag``.
+            group: Which one; there is no default.
+            env: Another environment than the client's.
+            product: The client's product, if it is to be said.
+
+        Raises:
+            CapabilityError: The provider's adapter cannot.
+            StateError: ``ALREADY_OPEN``: this client has a subscription of it.
+            OpenError: The broker refused, or is away.
+        """
+        split_event(event)
+        self._check_product(product)
+        await self._begin().remove(event, check_group(group), env)
 
     def forget(self) -> None:
         """Let go of publishers: the client was closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -21,6 +21,9 @@ from ._places import Place
 from ._records import Channel, Delivery, Intake, Purpose, Settlement, Verdict
 from ._subscription import Subscription
 from .errors import AdapterError, DuctapeError, OpenError, StateError
+
+LAG = 2.0
+"""Seconds for which the lag may be asked for."""
 
 log = logging.getLogger("ductape.group")
 
@@ -216,6 +219,24 @@ class Group:
                     each(settlements, seconds, self._site)
 
         return observe
+
+    def stats(self, event: str) -> Mapping[str, float]:
+        """Return counters and gauges of a subscription, and ``oldest`` of the group; nothing once it has left."""
+        subscription = self.subscriptions.get(event)
+        return {} if subscription is None else {**subscription.stats(), "oldest": self.oldest or 0.0}
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds for which the oldest delivery in hand is not settled; None: there is none."""
+        return max((source.oldest for source in self.sources if source.oldest is not None), default=None)
+
+    async def lag(self) -> int | None:
+        """Ask how many messages the group was not given yet; None where the provider does not tell, or not in time."""
+        measured = self.sources[0].measured if self.sources else None
+        try:
+            return None if measured is None else await self.plan.bounds.call(measured.lag(), LAG)
+        except AdapterError:
+            return None
 
     # -- the ordered end
 

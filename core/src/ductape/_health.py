@@ -9,11 +9,7 @@ import msgspec
 from ._connections import Link
 from ._engine import Engine
 from ._group import Group
-from ._intake import Source
 from .errors import AdapterError
-
-LAG = 2.0
-"""Seconds for which the lag may be asked for."""
 
 
 class BrokerHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,11 +102,11 @@ async def _group(engine: Engine, group: Group) -> SubscriptionHealth:
         events=[each.event for each in subscriptions],
         state=state,
         last_progress=max((now - source.progress for source in sources), default=0.0),
-        oldest=max((source.oldest for source in sources if source.oldest is not None), default=None),
+        oldest=group.oldest,
         in_hand=sum(len(source.held) for source in sources),
         window=sum(source.window for source in sources),
         parked=sum(int(each.stats()["parked"]) for each in subscriptions),
-        lag=await _lag(sources[0]) if sources else None,
+        lag=await group.lag(),
         dropped=sum(source.measured.dropped() for source in sources if source.measured is not None),
         error=str(error) if error else "",
     )
@@ -124,10 +120,3 @@ async def _unanswered(link: Link) -> AdapterError | None:
     except AdapterError as error:
         return error
     return None
-
-
-async def _lag(source: Source) -> int | None:
-    try:
-        return await source.bounds.call(source.measured.lag(), LAG) if source.measured is not None else None
-    except AdapterError:
-        return None

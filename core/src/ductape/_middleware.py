@@ -43,7 +43,10 @@ class SubscriberSite(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     batch: bool
     stats: Callable[[], Mapping[str, float]]
-    """The subscription's counters and gauges, at the moment of the call."""
+    """The subscription's counters and gauges at the moment of the call, and ``oldest``: seconds for which the oldest
+    delivery of its group is not settled. Empty once it has ended."""
+    lag: Callable[[], Awaitable[int | None]]
+    """Asks how many messages the group was not given yet; None where the provider cannot tell. On the client's loop."""
 
 
 class Middleware:

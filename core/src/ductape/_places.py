@@ -37,7 +37,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     def private(self, purpose: Purpose, group: str) -> Channel:
         """Return a group's RETRY or DEAD channel."""
-        return msgspec.structs.replace(self.channel, purpose=purpose, group=group, start=None, address="")
+        return msgspec.structs.replace(self.channel, purpose=purpose, group=group, start=None)
 
 
 def locate(topic: Topic, link: Link, *, env: str, environ: Mapping[str, str]) -> Place:

@@ -38,7 +38,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     start: str | None = None
     """Where a group that `declare` creates begins: ``earliest``, ``latest``, an RFC 3339 instant, or None."""
     address: str = ""
-    """The address of the channel where the catalog names one (SQS: the queue URL)."""
+    """The address of the channel of events where the catalog names one (SQS: the queue URL)."""
     options: Mapping[str, object] = {}
     """The topic's own options, for the adapter."""
 

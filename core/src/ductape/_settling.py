@@ -136,7 +136,7 @@ class Settling:
             if not self._queue and self._flushed is not None and not self._flushed.done():
                 self._flushed.set_result(None)
             if self.error is not None:
-                await self._rest(self._backoff.failed())
+                await self._back_off(self._backoff.failed())
             elif self._backoff.failures:
                 self._backoff.worked()
 
@@ -153,6 +153,15 @@ class Settling:
         timer = self._clock.call_later(seconds, self._resting.cancel)
         await asyncio.wait({self._resting})
         timer.cancel()
+
+    async def _back_off(self, seconds: float) -> None:
+        """Rest, and keep the leases meanwhile: short ones would run out before the next try."""
+        end = self._clock.now() + seconds
+        while (left := end - self._clock.now()) > 0:
+            await self._rest(left)
+            if not self._keep:  # the time is over, or a flush came between
+                return
+            await self._extend()
 
     # -- settling
 
@@ -233,6 +242,7 @@ class Settling:
     def _ring(self) -> None:
         """It is time to look at leases: the timer says so, not the clock, since timers may be early."""
         self._keep = True
+        self._resting.cancel()
         self.wake()
 
     async def _extend(self) -> None:

@@ -104,7 +104,9 @@ class Subscription:
         attempt: Attempt = attempt_of(
             item.source.can, int(carried), delivery.failed, delivery.count, self._retry.attempts
         )
-        item.attempt, item.certain = attempt.number, attempt.certain
+        # What was parked after it failed raised no count of the broker's.
+        item.attempt = max(attempt.number, self._failures.get(_identity(delivery), 0) + 1)
+        item.certain = attempt.certain
         if attempt.crash_loop and self._moves is not None and not delivery.error:
             text = f"delivered {delivery.count} times without an outcome"
             self._moves.bury(item, "crash-loop", text)
@@ -175,7 +177,7 @@ class Subscription:
             extra={"event": self.event, "message_id": delivery.headers.get(h.ID)},
         )
         if decision.step is Step.BURY:
-            self._failures.pop(delivery.headers.get(h.ID) or delivery.position, None)  # a replay begins anew
+            self._failures.pop(_identity(delivery), None)  # a replay begins anew
             self._bury(item, decision.reason, error)
             return
         delivery.failed += 1
@@ -193,7 +195,7 @@ class Subscription:
 
     def _failed_here(self, delivery: Delivery) -> int:
         """Count a message's failures in this process: a broker's count also rises by hand-backs."""
-        id = delivery.headers.get(h.ID) or delivery.position
+        id = _identity(delivery)
         failures = self._failures.pop(id, 0) + 1
         self._failures[id] = failures
         if len(self._failures) > REMEMBERED:
@@ -353,6 +355,11 @@ class Subscription:
     def __repr__(self) -> str:
         state = " paused" if self.paused else ""
         return f"<Subscription {self.event} group={self.site.group}{state} running={self._workers.running}>"
+
+
+def _identity(delivery: Delivery) -> str:
+    """What tells a message from others, in every delivery of it."""
+    return delivery.headers.get(h.ID) or delivery.position
 
 
 def _number(delivery: Delivery, header: str) -> float:

@@ -71,6 +71,7 @@ __all__ = [
     "Outgoing",
     "Purpose",
     "Receiver",
+    "Removable",
     "Secret",
     "SecretUrl",
     "Seekable",
@@ -231,6 +232,17 @@ class Receiver(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Make durable what was settled, hand back what is inside, leave the group, end the epochs; idempotent."""
+
+
+class Removable(ABC):
+    """Optional: a connection that can remove a group, so that a temporary one leaves nothing behind."""
+
+    @abstractmethod
+    async def remove(self, channel: Channel) -> None:
+        """Remove the group of an EVENTS channel with all that only it holds: cursor, RETRY and DEAD channels.
+
+        Idempotent. Called when this client has no receiver of the group; other groups and the channel stay.
+        """
 
 
 class Measurable(ABC):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ductape.adapter import Capabilities, Channel, Connection, Intake, Purpose, Site
+from ductape.adapter import Capabilities, Channel, Connection, Intake, Purpose, Removable, Site
 
 from ._broker import MemoryBroker
 from ._config import MemoryConfig
@@ -21,7 +21,7 @@ __all__ = ["MemoryConnection"]
 T = TypeVar("T")
 
 
-class MemoryConnection(Connection):
+class MemoryConnection(Connection, Removable):
     """One connection to a broker in the same process."""
 
     def __init__(
@@ -72,6 +72,11 @@ class MemoryConnection(Connection):
         receiver = kind(store, member, channel, intake, self._broker.rules, self._left)
         self._receivers.append(receiver)
         return receiver
+
+    async def remove(self, channel: Channel) -> None:
+        """Remove the group, and its private channels."""
+        await self._gate("remove")
+        self._broker.state.remove(channel.name, channel.group)
 
     async def check(self) -> None:
         """Tell whether the connection lives."""

@@ -102,6 +102,12 @@ class State:
         if store is not None:
             store.forget(group)
 
+    def remove(self, channel: str, group: str) -> None:
+        """Remove a group with its private channels."""
+        self.forget(channel, group, Purpose.EVENTS)
+        for purpose in (Purpose.RETRY, Purpose.DEAD):
+            self.stores.pop(place(channel, purpose, group), None)
+
     def reset(self, keep: bool | None) -> None:
         """Lose what a killed server loses."""
         now = self.clock.time() if self.clock else 0.0

@@ -26,6 +26,7 @@ from ductape.adapter import (
     Intake,
     Purpose,
     Receiver,
+    Removable,
     Sender,
     Site,
 )
@@ -56,7 +57,7 @@ PUBSUB_BYTES = 8_000_000
 """Redis closes the connection of a listener that lags behind by more for a minute."""
 
 
-class RedisConnection(Connection):
+class RedisConnection(Connection, Removable):
     """Streams and pub/sub channels of one server."""
 
     def __init__(self, config: RedisConfig, site: Site, client: redis.asyncio.Redis, endpoint: Endpoint) -> None:
@@ -240,6 +241,16 @@ class RedisConnection(Connection):
                     await self._control.calls(leaves)
             except (AdapterError, TimeoutError) as error:
                 self._site.log.debug("consumer %s stays registered: %s", self._desk.consumer, error)
+
+    async def remove(self, channel: Channel) -> None:
+        """Destroy the group, and delete its private streams."""
+        keys = keys_of(channel, channel.group)
+        dead = keys_of(msgspec.structs.replace(channel, purpose=Purpose.DEAD), channel.group)
+        self._groups.get(keys.stream, {}).pop(channel.group, None)
+        calls = [("XGROUP", "DESTROY", keys.stream, channel.group), ("DEL", keys.back, keys.back_due, dead.stream)]
+        for reply in await self._control.calls([pack(call) for call in calls]):
+            if isinstance(reply, hiredis.ReplyError) and "requires the key to exist" not in str(reply):
+                raise reply_fault(self._control, reply, f"{keys.stream}/{channel.group}")
 
     async def check(self) -> None:
         """Send a PING."""

@@ -10,6 +10,7 @@ import msgspec
 from ductape.adapter import (
     AdapterError,
     Channel,
+    Clock,
     Connection,
     Delivery,
     Fault,
@@ -23,6 +24,7 @@ from ductape.adapter import (
 )
 
 from ._ground import Ground, Seen, quietly
+from ._harness import Harness
 from ._shop import Shop
 from ._tap import bare, tapped
 
@@ -34,9 +36,18 @@ __all__ = ["Member", "Seen", "Stage"]
 class Stage(Ground):
     """One scenario's world: short words for the contract, and clients of the kernel."""
 
+    def __init__(self, harness: Harness, clock: Clock) -> None:
+        """Lay out a stage; `open` connects."""
+        super().__init__(harness, clock)
+        self._members: list[Member] = []
+
     async def newcomer(self, name: str = "b", **intake: Any) -> Member:
         """Open a member on a connection of its own, after the old ones broke."""
         self._main = None
+        if self.can.watermark:  # a log's client may be back in its group by itself, and would share the partitions
+            for old in self._members:
+                old.drop()
+                await quietly(old.receiver)
         return await self.patiently(lambda: self.member(name, alone=True, **intake))
 
     async def declare(self, *groups: str, **fields: Any) -> None:
@@ -91,7 +102,9 @@ class Stage(Ground):
         intake = {"window": 100, "order": channel.order, **intake}
         receiver = await connection.receiver(channel, Intake(group=group, **intake))
         self._stack.push_async_callback(quietly, receiver)
-        return Member(self, name, receiver, connection)
+        member = Member(self, name, receiver, connection)
+        self._members.append(member)
+        return member
 
     def ids(self, member: str | None = None) -> list[str]:
         """Return the ids of all deliveries (to one member), in order, none left out."""

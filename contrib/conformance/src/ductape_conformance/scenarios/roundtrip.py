@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from ductape.adapter import AdapterError, Durability, Fault, Stored
+from ductape.adapter import AdapterError, Delivery, Durability, Fault, Stored
 from ductape_conformance._scenario import NotApplicable, scenario
 from ductape_conformance._stage import Stage
 
@@ -128,8 +128,11 @@ async def overlapping(stage: Stage) -> None:
         ]
         for found in await asyncio.gather(*calls):
             assert all(isinstance(one, Stored) for one in found)
-    got = await member.take(rounds * sender.limits.calls * 10)
-    await member.ack(*got)
+    got: list[Delivery] = []
+    while len(got) < rounds * sender.limits.calls * 10:  # a broker that locks keys gives no more before it is settled
+        some = await member.take(1)
+        await member.ack(*some)
+        got += some
     wanted = itertools.product(range(rounds), range(sender.limits.calls), range(10))
     assert sorted(one.body for one in got) == sorted(b"m%d.%d.%d" % each for each in wanted)
 

@@ -1,0 +1,3 @@
+"""What `new-adapter` begins with is a link to contrib/template: tests/test_template.py tries it."""
+
+collect_ignore = ["template"]

@@ -1,0 +1,5 @@
+"""``python -m ductape_cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,55 @@
+"""The commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+
+from ductape.errors import DuctapeError
+
+from . import _adapters, _catalog, _dead, _doctor, _messages, _schema, _service
+from ._out import Out
+
+__all__ = ["app", "run"]
+
+app = App(
+    name="ductape",
+    help="Publish and consume events over several brokers, and look after them.",
+    version=lambda: f"ductape {version('ductape-core')}, ductape-cli {version('ductape-cli')}",
+    help_format="markdown",
+)
+app.register_install_completion_command()
+app.command(_service.run)
+app.command(_messages.publish)
+app.command(_messages.tail)
+app.command(_catalog.brokers)
+app.command(_catalog.topics)
+app.command(_dead.dead)
+app.command(_doctor.doctor)
+app.command(_adapters.providers)
+app.command(_catalog.check)
+app.command(_schema.schema)
+app.command(_adapters.new_adapter)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command, and return its status."""
+    out = Out(json="--json" in arguments)
+    try:
+        status = app(arguments, result_action="return_value", exit_on_error=False, print_error=not out.json)
+    except DuctapeError as error:
+        out.error(error.code, str(error).removeprefix(f"{error.code}: "))
+        return 1
+    except CycloptsError as error:
+        if out.json:
+            out.error("USAGE", str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stderr.close()
+        return 0
+    return status if isinstance(status, int) else 0

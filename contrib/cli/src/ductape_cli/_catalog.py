@@ -1,0 +1,84 @@
+"""`ductape brokers`, `topics` and `check`: what a catalog says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ductape import Ductape
+from ductape.errors import DuctapeError
+
+from ._out import Out
+from ._where import Json, Where, told
+
+__all__ = ["brokers", "check", "topics"]
+
+
+async def brokers(*, where: Where = Where()) -> int:  # noqa: B008 - frozen
+    """List the brokers that the catalog declares, with a line for every environment.
+
+    Args:
+        where: Catalog, product and environment.
+    """
+    rows = [
+        {"broker": broker.tag, "env": env.slug, "type": env.type, "config": sorted(env.config), "create": env.create}
+        for broker in await where.client().broker.fetch_all()
+        for env in broker.envs
+    ]
+    where.out.table(rows, empty="no broker is declared")
+    return 0
+
+
+async def topics(broker: str | None = None, *, where: Where = Where()) -> int:  # noqa: B008 - frozen
+    """List the topics that the catalog declares.
+
+    Args:
+        broker: Only those of this broker.
+        where: Catalog, product and environment.
+    """
+    rows = [
+        {"topic": topic.tag, "name": topic.name, "order": topic.order, "groups": topic.groups, "sample": topic.sample}
+        for topic in await where.client().broker.topic.fetch_all(broker)
+    ]
+    where.out.table(rows, empty="no topic is declared")
+    return 0
+
+
+async def check(manifest: Path, *, env: str | None = None, product: str | None = None, json: Json = False) -> int:
+    """Check a manifest without connecting: tags, adapters, and every environment's config.
+
+    Args:
+        manifest: The file.
+        env: Only this environment: variables of the others may be unset here.
+        product: The product, if the file does not name it.
+        json: Write JSON, for programs.
+    """
+    named, slugs = told(manifest)
+    slug = env or next(iter(sorted(slugs)), "env")
+    ductape = Ductape(product=product or named or "product", env=slug, catalog=manifest)
+    declared = await ductape.broker.fetch_all()
+    looked = [(broker.tag, each) for broker in declared for each in broker.envs if env in (None, each.slug)]
+    rows: list[dict[str, Any]] = []
+    async with ductape:
+        engine = ductape.engine
+        assert engine is not None  # open
+        for tag, each in looked:
+            rows.append(await _row(tag, each.slug, each.type, engine.atlas.link(tag, each.slug)))
+        fine = {(row["what"], row["env"]) for row in rows if row["ok"]}
+        for topic in await ductape.broker.topic.fetch_all():
+            rows += [
+                await _row(topic.tag, each.slug, "", engine.atlas.place(topic.tag, each.slug))
+                for tag, each in looked
+                if tag == topic.broker and (tag, each.slug) in fine
+            ]
+    Out(json=json).table(rows, empty=f"{manifest} declares nothing")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+async def _row(what: str, env: str, kind: str, looked: Any) -> dict[str, Any]:
+    problem = ""
+    try:
+        await looked
+    except DuctapeError as error:
+        problem = str(error)
+    return {"what": what, "env": env, "type": kind, "ok": not problem, "problem": problem}

@@ -1,0 +1,226 @@
+"""`ductape publish` and `ductape tail`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import msgspec
+from cyclopts import Parameter
+
+from ductape import Ductape, Event
+from ductape.adapter import Groups, Removable
+from ductape.errors import CapabilityError, ConfigError, ManyFailed, PayloadError
+
+from ._out import Out
+from ._where import Where
+
+__all__ = ["publish", "tail"]
+
+PART = 1000
+"""Messages that are prepared at a time."""
+
+
+async def publish(
+    event: str,
+    message: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *,
+    key: str | None = None,
+    id: str | None = None,
+    header: Annotated[dict[str, str] | None, Parameter(negative="")] = None,
+    delay: float = 0.0,
+    whole: Annotated[bool, Parameter(negative="")] = False,
+    where: Where = Where(),  # noqa: B008 - frozen
+) -> int:
+    """Publish a message, or one for each line of a file.
+
+    Args:
+        event: `broker:topic`.
+        message: JSON; `-` reads standard input and `@file` a file, one message a line.
+        key: What order is kept within.
+        id: The message's identity; for a single message.
+        header: Text that travels with it, as `--header.name value`.
+        delay: Seconds until it may be delivered; for a single message.
+        whole: With `-` or `@file`: the whole text is one message.
+        where: Catalog, product and environment.
+    """
+    async with where.client() as ductape:
+        if (message == "-" or message.startswith("@")) and not whole:
+            return await _publish_lines(ductape, event, message, key, header, where.out)
+        text = message
+        if message == "-" or message.startswith("@"):
+            with _opened(message) as file:
+                text = file.read()
+        body = _parsed(text, message if whole else "MESSAGE")
+        receipt = await ductape.event.publish(event, body, key=key, id=id, headers=header, delay=delay)
+        fields = {"id": receipt.id, "position": receipt.position, "duplicate": receipt.duplicate}
+        where.out.line(f"stored {receipt.id} at {receipt.position or event}", fields)
+    return 0
+
+
+async def _publish_lines(
+    ductape: Ductape, event: str, source: str, key: str | None, headers: Mapping[str, str] | None, out: Out
+) -> int:
+    stored = failed = 0
+    with _opened(source) as file, _progress(out) as advance:
+        lines = _numbered(file, source)
+        while part := await asyncio.to_thread(lambda: [*islice(lines, PART)]):
+            wrong = next((line for line in part if isinstance(line, PayloadError)), None)
+            bodies = part[: part.index(wrong)] if wrong is not None else part
+            try:
+                stored += len(await ductape.event.publish_many(event, bodies, key=lambda _: key, headers=headers))
+            except ManyFailed as error:
+                bad = [each for each in error.results if isinstance(each, BaseException)]
+                failed += len(bad)
+                stored += len(error.results) - len(bad)
+                out.error(error.code, str(error))
+            advance(len(part))
+            if wrong is not None:
+                out.line(f"{stored} stored before it", {"stored": stored, "failed": failed})
+                raise wrong
+    out.line(f"{stored} stored" + (f", {failed} not" if failed else ""), {"stored": stored, "failed": failed})
+    return 1 if failed else 0
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[TextIO]:
+    if source == "-":
+        yield sys.stdin
+        return
+    if not Path(source[1:]).is_file():
+        raise ConfigError("OPTION_INVALID", f"{source[1:]}: no such file.")
+    with Path(source[1:]).open(encoding="utf-8") as file:
+        yield file
+
+
+def _numbered(file: TextIO, source: str) -> Iterator[Any]:
+    """Give every line's message; a line that is none gives an error, and ends it."""
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                yield _parsed(line, f"{source.lstrip('@')} line {number}")
+            except PayloadError as error:
+                yield error
+                return
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PayloadError("PAYLOAD_INVALID", f"{where} is no JSON: {error}. Text is written '\"text\"'.") from None
+
+
+@contextmanager
+def _progress(out: Out) -> Iterator[Any]:
+    if out.json or not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("published"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("published", total=None)
+        yield lambda number: progress.advance(task, number)
+
+
+async def tail(
+    event: str,
+    *,
+    start: str = "latest",
+    limit: int | None = None,
+    seconds: float | None = None,
+    where: Where = Where(),  # noqa: B008 - frozen
+) -> int:
+    """Show what arrives, live, until it is interrupted.
+
+    It reads in a group of its own, which is removed in the end: no other group misses a message.
+
+    Args:
+        event: `broker:topic`.
+        start: latest, earliest, or an RFC 3339 instant.
+        limit: End after so many messages.
+        seconds: End after so many seconds.
+        where: Catalog, product and environment.
+    """
+    out, group = where.out, f"tail-{secrets.token_hex(4)}"
+    async with where.client() as ductape:
+        lossy = await _may_tail(ductape, event, group)
+        began = Shown(out, limit)
+        subscription = await ductape.event.subscribe(
+            event, callback=began.show, group=group, start=start, concurrency=1
+        )
+        out.note(f"{event} from {start}; interrupt to end")
+        try:
+            await began.over(seconds)
+        finally:
+            await subscription.close()
+            if not lossy:
+                await ductape.event.remove_group(event, group=group)
+    return 0
+
+
+class Shown:
+    """Messages as they are shown, until there are enough."""
+
+    def __init__(self, out: Out, limit: int | None) -> None:
+        """Show `limit` at most."""
+        self._out, self._left = out, limit
+        self._done = asyncio.Event()
+
+    async def show(self, event: Event[Any]) -> None:
+        """Show one."""
+        if self._left is not None:
+            if self._left == 0:
+                return
+            self._left -= 1
+        message = event.message if not isinstance(event.message, bytes) else event.message.decode(errors="replace")
+        fields = {"id": event.id, "time": event.time, "key": event.key, "headers": event.headers, "message": message}
+        when = event.time.astimezone().strftime("%H:%M:%S.%f")[:-3] if event.time else "-"
+        body = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+        self._out.line(f"{when}  {event.id}  {body}", fields)
+        if self._left == 0:
+            self._done.set()
+
+    async def over(self, seconds: float | None) -> None:
+        """Wait for the end: enough, the time, or a signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._done.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._done.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
+    """Refuse what cannot be watched without disturbing others; tell if the channel has no groups at all."""
+    await ductape.open()
+    engine = ductape.engine
+    assert engine is not None  # open
+    place = await engine.atlas.place(event)
+    if place.link.provider == "MEMORY":
+        text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."
+        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
+    connection, can = await place.link.prepare(place.channel, place.groups)
+    if can.groups is Groups.NONE:
+        return True
+    if can.groups is Groups.ONE:
+        text = f"{event}: {place.link.provider} has one group a channel: to watch would take messages from it."
+        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
+    if not isinstance(connection, Removable):
+        text = f"{event}: {place.link.provider} cannot remove a group, so {group} would stay behind."
+        raise CapabilityError("CAPABILITY_MISSING", text, capability="remove")
+    return False

@@ -1,0 +1,137 @@
+"""Which catalog, product and environment a command is about."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from ductape import Ductape
+from ductape.errors import CatalogError, ConfigError, nearest
+
+from ._out import Out
+
+__all__ = ["Json", "Where", "loaded"]
+
+MANIFESTS = ("ductape.toml", "ductape.yaml", "ductape.yml", "ductape.json")
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON, for programs.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """What every command takes that asks a broker or a catalog."""
+
+    catalog: Annotated[Path | None, Parameter(env_var="DUCTAPE_CATALOG")] = None
+    """Manifest or JSON store; without it, `ductape.toml`, `.yaml` or `.json` of the current folder."""
+    product: Annotated[str | None, Parameter(env_var="DUCTAPE_PRODUCT")] = None
+    """The product; without it, the one that the catalog names."""
+    env: Annotated[str | None, Parameter(env_var="DUCTAPE_ENV")] = None
+    """The environment; without it, the only one that the catalog has."""
+    app: Annotated[str | None, Parameter(env_var="DUCTAPE_APP")] = None
+    """Instead of a catalog: `module:name` of a `Ductape` object, whose declarations are used."""
+    json: Json = False
+
+    @property
+    def out(self) -> Out:
+        """Where to write."""
+        return Out(json=self.json)
+
+    def client(self, **options: Any) -> Ductape:
+        """Return a client, not open.
+
+        Raises:
+            CatalogError: There is no catalog, or it cannot be read.
+            ConfigError: ``OPTION_INVALID``: product or environment must be said.
+        """
+        if self.app is not None:
+            return loaded(self.app)
+        path = self.path()
+        product, envs = told(path)
+        product = self.product or product
+        if product is None:
+            text = f"{path} does not name one product: say which with --product."
+            raise ConfigError("OPTION_INVALID", text, option="product")
+        env = self.env or (next(iter(envs)) if len(envs) == 1 else None)
+        if env is None:
+            known = f" There are {', '.join(sorted(envs))}." if envs else ""
+            text = f"{path} has several environments: say which with --env.{known}"
+            raise ConfigError("OPTION_INVALID", text, option="env")
+        return Ductape(product=product, env=env, catalog=options.pop("catalog", path), **options)
+
+    def path(self) -> Path:
+        """Return the catalog's file.
+
+        Raises:
+            CatalogError: ``CATALOG_INVALID``: there is none.
+        """
+        if self.catalog is not None:
+            if not self.catalog.exists():
+                raise CatalogError("CATALOG_INVALID", f"{self.catalog}: no such file.", path=str(self.catalog))
+            return self.catalog
+        for name in MANIFESTS:
+            if Path(name).exists():
+                return Path(name)
+        text = (
+            f"no {', '.join(MANIFESTS[:2])} or {MANIFESTS[-1]} here. Name one with --catalog, or a client with --app."
+        )
+        raise CatalogError("CATALOG_INVALID", text)
+
+
+def told(path: Path) -> tuple[str | None, set[str]]:
+    """Return the product that a catalog names, and its environments; what is wrong with the file, its store tells."""
+    try:
+        raw = _decoded(path)
+    except (OSError, ValueError, ImportError):
+        return None, set()
+    body: Any = raw if isinstance(raw, dict) else {}
+    product = body.get("product")
+    products = body.get("products")
+    if isinstance(products, dict) and len(products) == 1:
+        [(product, body)] = products.items()
+    brokers: list[Any] = body.get("broker", body.get("brokers")) or []
+    envs = [
+        env for broker in brokers if isinstance(broker, dict) for env in broker.get("env", broker.get("envs")) or []
+    ]
+    return product, {str(env["slug"]) for env in envs if isinstance(env, dict) and "slug" in env}
+
+
+def _decoded(path: Path) -> object:
+    data = path.read_bytes()
+    if path.suffix == ".toml":
+        return msgspec.toml.decode(data)
+    return msgspec.json.decode(data) if path.suffix == ".json" else msgspec.yaml.decode(data)
+
+
+def loaded(target: str) -> Ductape:
+    """Import a client by ``module:name``; the current folder comes first.
+
+    Raises:
+        ConfigError: ``OPTION_INVALID``: there is none of that name.
+    """
+    module, colon, name = target.partition(":")
+    where = f"{target!r}"
+    if not (module and colon and name):
+        raise ConfigError("OPTION_INVALID", f"{where}: write it as module:name, such as shop.service:ductape.")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # the module is there, and imports one that is not
+        text = f"{where}: there is no module {error.name!r} here or among what is installed."
+        raise ConfigError("OPTION_INVALID", text) from None
+    value: Any = getattr(found, name, None)
+    value = value() if callable(value) and not isinstance(value, Ductape) else value
+    if not isinstance(value, Ductape):
+        clients = [each for each, one in vars(found).items() if isinstance(one, Ductape)]
+        hint = nearest(name, clients) or (f" There is {', '.join(clients)}." if clients else "")
+        text = f"{where}: {module} has no Ductape object of this name, and no function that returns one.{hint}"
+        raise ConfigError("OPTION_INVALID", text)
+    return value

@@ -1,0 +1,320 @@
+"""The `ductape` command as a process: what it prints, its status, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ductape_cli._schema import manifest_schema
+
+# Each starts processes, one after the other.
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+SECRET = "hunter2-secret"
+
+MANIFEST = """
+product = "shop"
+
+[[broker]]
+tag = "orders"
+
+[[broker.env]]
+slug = "dev"
+type = "MEMORY"
+
+[[broker.env]]
+slug = "prd"
+type = "REDIS"
+config = {{ url = "{url}", channel = "{channel}" }}
+
+[[topic]]
+tag = "orders:new"
+groups = ["billing"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "ductape.toml").write_text(MANIFEST.format(url="${REDIS_URL}", channel=uuid.uuid4().hex))
+    return tmp_path
+
+
+def process(folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "error", "-m", "ductape_cli", *arguments]
+    pipe = subprocess.PIPE
+    variables = {**os.environ, "NO_COLOR": "1", **env}
+    return subprocess.Popen(command, cwd=folder, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """Run a command in a folder with a manifest."""
+
+    def call(*arguments: str, stdin: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+        started = process(folder, *arguments, **env)
+        out, errors = started.communicate(stdin, timeout=40)
+        return subprocess.CompletedProcess(arguments, started.returncode, out, errors)
+
+    return call
+
+
+def rows(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# ---------------------------------------------------------------- without a broker
+
+
+def test_a_catalog_is_listed(run: Run) -> None:
+    [found] = rows(run("topics", "--env", "dev", "--json"))
+    assert [(row["topic"], row["groups"]) for row in found] == [("orders:new", ["billing"])]
+    [brokers] = rows(run("brokers", "--env", "dev", "--json"))
+    assert [(row["env"], row["type"], row["config"]) for row in brokers] == [
+        ("dev", "MEMORY", []),
+        ("prd", "REDIS", ["channel", "url"]),
+    ]
+    assert "orders:new" in run("topics", "--env", "dev").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["topics"], 1, "several environments: say which with --env. There are dev, prd."),
+        (["topics", "--env", "dev", "--catalog", "nothing.toml"], 1, "nothing.toml: no such file"),
+        (["topics", "ordres", "--env", "dev"], 1, "Did you mean 'orders'?"),
+        (["publish", "orders:new", "{", "--env", "dev"], 1, "MESSAGE is no JSON"),
+        (["publish", "orders:nwe", "1", "--env", "dev"], 1, "Did you mean 'orders:new'?"),
+        (["publish", "orders:new", "@missing.json", "--env", "dev"], 1, "missing.json: no such file"),
+        (["tail", "orders:new", "--env", "dev"], 1, "lives inside the process"),
+        (["dead", "drop", "orders:new", "--env", "dev"], 1, "name the letters' ids, or all of them with --all"),
+        (["run", "shop"], 1, "write it as module:name"),
+        (["run", "nowhere:ductape"], 1, "there is no module 'nowhere'"),
+        (["run", "json:loads_"], 1, "json has no Ductape object"),
+        (["run", "json:x", "--log-level", "loud"], 1, "is not debug, info, warning or error"),
+        (["new-adapter", "Bad Name"], 1, "lower case letters"),
+        (["new-adapter", "acme", "--into", "."], 1, "is there already"),
+        (["nothing"], 2, 'Unknown command "nothing"'),
+        (["publish"], 2, "requires an argument"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(run: Run, arguments: list[str], status: int, words: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == status
+    assert words in " ".join((done.stderr + done.stdout).replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_are_json_where_json_is_asked_for(run: Run) -> None:
+    done = run("publish", "orders:nwe", "1", "--env", "dev", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"]["code"] == "TOPIC_NOT_FOUND"
+    assert json.loads(run("publish", "--json").stderr)["error"]["code"] == "USAGE"
+
+
+def test_check_names_what_is_wrong_in_every_environment(run: Run, folder: Path) -> None:
+    done = run("check", "ductape.toml", "--json", REDIS_URL="redis://h")
+    assert done.returncode == 0
+    assert all(row["ok"] for row in rows(done)[0])
+    text = (folder / "ductape.toml").read_text().replace('type = "MEMORY"', 'type = "MEMROY"')
+    (folder / "wrong.toml").write_text(text)
+    done = run("check", "wrong.toml", "--json")
+    assert done.returncode == 1
+    problems = {row["env"]: row["problem"] for row in rows(done)[0] if not row["ok"]}
+    assert "Did you mean 'MEMORY'?" in problems["dev"]
+    assert "REDIS_URL is not set" in problems["prd"]
+
+
+def test_the_schema_takes_both_spellings_variables_and_hides_secrets() -> None:
+    found = manifest_schema()
+    config = found["$defs"]["REDIS.RedisConfig"]
+    assert {"max_length", "maxLength"} <= config["properties"].keys()
+    assert config["additionalProperties"] is False
+    assert {"type": "string", "pattern": r"\$\{"} in config["properties"]["port"]["anyOf"]
+    assert "writeOnly" in msgspec.json.encode(config["properties"]["password"]).decode()
+    assert found["properties"]["topic"]["items"]["required"] == ["tag"]
+
+
+def test_providers_are_listed_with_what_they_can_do(run: Run) -> None:
+    [found] = rows(run("providers", "--json"))
+    memory = next(row for row in found if row["type"] == "MEMORY")
+    assert memory["capabilities"]["order"] == "total"
+    assert memory["package"].startswith("ductape-memory ")
+
+
+SERVICE = """
+import asyncio
+from ductape import Ductape
+
+ductape = Ductape(product="shop", env="dev", catalog="ductape.toml")
+
+
+@ductape.event.subscribe("orders:new", group="billing")
+async def bill(order: dict) -> None:
+    print("billed", order, flush=True)
+    {last}
+
+
+class Starting:
+    def subscriber(self, next, site):
+        asyncio.get_running_loop().create_task(ductape.event.publish("orders:new", {{"n": 1}}))
+        return next
+
+
+ductape = Ductape(product="shop", env="dev", catalog="ductape.toml", middleware=[Starting()])
+ductape.event.subscribe("orders:new", group="billing")(bill)
+"""
+
+
+def test_run_serves_until_a_signal(folder: Path) -> None:
+    (folder / "service.py").write_text(SERVICE.format(last="pass"))
+    started = process(folder, "run", "service:ductape")
+    assert started.stdout is not None
+    assert started.stdout.readline() == "billed {'n': 1}\n"
+    started.send_signal(signal.SIGTERM)
+    errors = started.communicate(timeout=20)[1]
+    assert started.returncode == 0
+    assert "stopping in order" in errors
+
+
+def test_run_reloads_in_order_when_a_file_changes(folder: Path) -> None:
+    pytest.importorskip("watchfiles", reason="run --reload needs watchfiles")
+    (folder / "service.py").write_text(SERVICE.format(last="pass"))
+    started = process(folder, "run", "service:ductape", "--reload")
+    assert started.stdout is not None
+    assert started.stdout.readline() == "billed {'n': 1}\n"
+    (folder / "service.py").write_text(SERVICE.format(last="pass").replace('"billed"', '"billed again"'))
+    assert started.stdout.readline() == "billed again {'n': 1}\n"
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=40) is not None
+
+
+# ---------------------------------------------------------------- on a real server
+
+
+@pytest.fixture
+def prd(redis_server: Any, run: Run) -> Run:
+    """The same, in the environment that is on Redis."""
+
+    def call(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        return run(*arguments, **{"DUCTAPE_ENV": "prd", "REDIS_URL": redis_server.url, **env})
+
+    return call
+
+
+def test_doctor_finds_what_is_wrong_and_changes_nothing(prd: Run, redis_server: Any) -> None:
+    [found] = rows(prd("doctor", "--json"))
+    assert [row["result"] for row in found] == ["ok", "warning"]
+    assert "the first publish or subscription creates it" in found[1]["finding"]
+    assert rows(prd("doctor", "--json"))[0] == found  # it created nothing
+    assert prd("publish", "orders:new", "1").returncode == 0
+    [found] = rows(prd("doctor", "--json"))
+    assert [row["result"] for row in found] == ["ok", "ok"]
+    away = prd("doctor", REDIS_URL="redis://127.0.0.1:1")
+    assert away.returncode == 1
+    assert "Is the server there" in away.stdout
+    probe = prd("doctor", "--probe")
+    assert (probe.returncode, probe.stdout) == (0, "")
+
+
+def test_doctor_names_a_wrong_password_and_shows_none(prd: Run, redis_server: Any) -> None:
+    url = redis_server.url.replace("redis://", f"redis://nobody:{SECRET}@")
+    done = prd("doctor", REDIS_URL=url)
+    assert done.returncode == 1
+    assert "username" in done.stdout
+    assert "password" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_lines_are_published_and_a_wrong_one_is_named(prd: Run, folder: Path) -> None:
+    (folder / "orders.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(2500)))
+    assert rows(prd("publish", "orders:new", "@orders.jsonl", "--json")) == [{"stored": 2500, "failed": 0}]
+    done = prd("publish", "orders:new", "-", stdin='{"n": 1}\n\n{"n": 2}\n{"n": \n{"n": 3}\n')
+    assert done.returncode == 1
+    assert done.stdout == "2 stored before it\n"
+    assert "- line 4 is no JSON" in done.stderr
+    done = prd("publish", "orders:new", "-", "--whole", stdin='{\n"n": 1\n}\n')
+    assert done.stdout.startswith("stored ")
+
+
+def test_tail_shows_what_arrives_disturbs_nobody_and_leaves_nothing_behind(
+    prd: Run, folder: Path, redis_server: Any
+) -> None:
+    env = {"DUCTAPE_ENV": "prd", "REDIS_URL": redis_server.url}
+    assert prd("publish", "orders:new", '"before"').returncode == 0
+    started = process(folder, "tail", "orders:new", "--limit", "2", "--json", **env)
+    assert prd("doctor").returncode == 0  # it takes as long as tail needs to join, and more
+    groups = [prd("publish", "orders:new", json.dumps({"n": n}), "--key", "k").returncode for n in range(3)]
+    assert groups == [0, 0, 0]
+    out, errors = started.communicate(timeout=40)
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert (started.returncode, errors) == (0, "")
+    assert len(shown) == 2
+    assert all(row["key"] == "k" for row in shown)
+    left = subprocess.run(
+        [sys.executable, "-c", LEFT, redis_server.url, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert left.stdout.split() == ["billing", "4"]
+
+
+LEFT = textwrap.dedent("""
+    import pathlib, re, sys
+    import redis
+    channel = re.search('channel = "([^"]+)"', pathlib.Path(sys.argv[2], "ductape.toml").read_text())[1]
+    server = redis.Redis.from_url(sys.argv[1])
+    for group in server.xinfo_groups(channel):
+        print(group["name"].decode(), group["lag"])
+    assert not [key for key in server.scan_iter(f"*{channel}*") if b"tail" in key]
+""")
+
+FAILING = """
+import asyncio
+from ductape import Ductape, Reject
+
+
+async def main() -> None:
+    async with Ductape(product="shop", env="prd", catalog="ductape.toml") as ductape:
+        left = asyncio.Semaphore(0)
+
+        async def fail(order: dict) -> None:
+            left.release()
+            raise Reject(f"no customer {order['n']}")
+
+        await ductape.event.publish_many("orders:new", [{"n": n} for n in range(3)])
+        await ductape.event.subscribe("orders:new", callback=fail, group="billing")
+        for _ in range(3):
+            await left.acquire()
+
+
+asyncio.run(main())
+"""
+
+
+def test_dead_letters_are_listed_shown_replayed_and_dropped(prd: Run, folder: Path, redis_server: Any) -> None:
+    env = {**os.environ, "REDIS_URL": redis_server.url}
+    subprocess.run([sys.executable, "-c", FAILING], cwd=folder, env=env, check=True)
+    letter = ["--group", "billing"]
+    [found] = rows(prd("dead", "list", "orders:new", *letter, "--json"))
+    assert [row["error"] for row in found] == [f"Reject: no customer {n}" for n in range(3)]
+    [shown] = rows(prd("dead", "show", "orders:new", found[1]["id"], *letter, "--json"))
+    assert (shown["message"], shown["reason"], shown["attempts"]) == ({"n": 1}, "rejected", 1)
+    assert "no customer 1" in prd("dead", "show", "orders:new", found[1]["id"], *letter).stdout
+    assert prd("dead", "drop", "orders:new", found[0]["id"], *letter).stdout == f"dropped {found[0]['id']}\n"
+    assert prd("dead", "replay", "orders:new", found[1]["id"], *letter).stdout == f"replayed {found[1]['id']}\n"
+    [left] = rows(prd("dead", "list", "orders:new", *letter, "--json"))
+    assert [row["id"] for row in left] == [found[2]["id"]]
+    missing = prd("dead", "drop", "orders:new", "nothing", *letter)
+    assert missing.returncode == 1
+    assert "no dead letter nothing" in missing.stderr
+    assert prd("dead", "drop", "orders:new", "--all", *letter).returncode == 0
+    assert "no dead letters" in prd("dead", "list", "orders:new", *letter).stderr
