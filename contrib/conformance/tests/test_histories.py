@@ -50,7 +50,7 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_random_histories_find_a_mutant(name: str) -> None:
     with pytest.raises(Exception) as found:
-        explore(lambda: Broken(MUTANTS[name]), examples=300, seconds=40.0, shrink=False)
+        explore(lambda: Broken(MUTANTS[name]), examples=1500, seconds=45.0, shrink=False)
     assert re.search(FOUND[name], str(found.value))
 
 
@@ -58,7 +58,7 @@ def test_random_histories_find_a_mutant(name: str) -> None:
 @pytest.mark.parametrize("name", ["ack-does-nothing", "retry-ignores-its-delay"])
 def test_a_failing_history_shrinks_to_a_few_steps(name: str) -> None:
     with pytest.raises(Violation) as found:
-        explore(lambda: Broken(MUTANTS[name]), examples=200, seconds=200.0)
+        explore(lambda: Broken(MUTANTS[name]), examples=2000, seconds=200.0)
     story = str(found.value).splitlines()[1:]
     assert len(story) <= 8, found.value
     history = "\n".join(found.value.__notes__)

@@ -15,7 +15,51 @@ from ._scenario import HOOKS
 __all__ = ["Harness"]
 
 
-class Harness:
+class Hooks:
+    """What can be done to a server and its connections; each that a harness overrides opens further scenarios."""
+
+    async def cut(self) -> None:
+        """Break every connection with a reset; the server lives, and accepts new ones."""
+        raise NotImplementedError
+
+    async def stall(self) -> None:
+        """Pass nothing on any more, in both directions, until `resume`."""
+        raise NotImplementedError
+
+    async def slow(self, seconds: float) -> None:
+        """Pass everything on so many seconds later, one piece after the other, until `resume`."""
+        raise NotImplementedError
+
+    async def half_open(self) -> None:
+        """Let every request reach the server and no answer come back, until `resume`."""
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        """End `stall`, `slow` and `half_open`; connections that lost an answer are broken by it."""
+        raise NotImplementedError
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        """Return the scenario's config with credentials that the server refuses."""
+        raise NotImplementedError
+
+    async def kill(self) -> None:
+        """Kill the server, as ``kill -9`` does, until `restart`."""
+        raise NotImplementedError
+
+    async def restart(self) -> None:
+        """Start the server again, with what it had stored."""
+        raise NotImplementedError
+
+    async def crash(self, connection: Connection) -> None:
+        """Let the process of one connection be gone, as the server sees it."""
+        raise NotImplementedError
+
+    async def forget(self, channel: str, group: str) -> None:
+        """Have the server lose a group."""
+        raise NotImplementedError
+
+
+class Harness(Hooks):
     """Stands between the kit and one server. Each scenario gets an object of its own, inside a running loop.
 
     Override `config`, and those of the hooks that are possible; a hook that is not overridden skips its scenarios, and
@@ -64,46 +108,6 @@ class Harness:
     def clock(self) -> Clock | None:
         """Return another clock than the real one: a `VirtualClock` where no server is involved."""
         return None
-
-    async def cut(self) -> None:
-        """Break every connection with a reset; the server lives, and accepts new ones."""
-        raise NotImplementedError
-
-    async def stall(self) -> None:
-        """Pass nothing on any more, in both directions, until `resume`."""
-        raise NotImplementedError
-
-    async def slow(self, seconds: float) -> None:
-        """Pass everything on so many seconds later, one piece after the other, until `resume`."""
-        raise NotImplementedError
-
-    async def half_open(self) -> None:
-        """Let every request reach the server and no answer come back, until `resume`."""
-        raise NotImplementedError
-
-    async def resume(self) -> None:
-        """End `stall`, `slow` and `half_open`; connections that lost an answer are broken by it."""
-        raise NotImplementedError
-
-    async def wrong_credentials(self) -> Mapping[str, Any]:
-        """Return the scenario's config with credentials that the server refuses."""
-        raise NotImplementedError
-
-    async def kill(self) -> None:
-        """Kill the server, as ``kill -9`` does, until `restart`."""
-        raise NotImplementedError
-
-    async def restart(self) -> None:
-        """Start the server again, with what it had stored."""
-        raise NotImplementedError
-
-    async def crash(self, connection: Connection) -> None:
-        """Let the process of one connection be gone, as the server sees it."""
-        raise NotImplementedError
-
-    async def forget(self, channel: str, group: str) -> None:
-        """Have the server lose a group."""
-        raise NotImplementedError
 
     # -- what the kit asks
 

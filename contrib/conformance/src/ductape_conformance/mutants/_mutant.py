@@ -45,38 +45,12 @@ class Verdict(NamedTuple):
     """What the first killer said."""
 
 
-class Broken(Harness):
-    """The memory adapter with a defect."""
+class Faulty(Harness):
+    """A memory broker, and what can be done to it."""
 
-    adapter = "memory"
-    real = False
-    redelivery_bound = 40.0
     deaf = False
-
-    def __init__(self, mutant: Mutant | None = None) -> None:
-        """Break it; without a mutant it is whole, as a control."""
-        super().__init__()
-        self.mutant = mutant or Mutant("none", ())
-
-    def make(self) -> Adapter[Any]:
-        """Return the broken adapter."""
-        mutant = self.mutant
-        caps = mutant.caps or (QUEUE if mutant.purposes else None)
-        adapter = MemoryAdapter(caps, purposes=mutant.purposes)
-        if mutant.spoil is None:
-            return adapter
-        tap = tapped(adapter)
-        mutant.spoil(tap)
-        return tap
-
-    async def config(self, namespace: str) -> Mapping[str, Any]:
-        """Return a broker of its own."""
-        self.broker = MemoryBroker.of(namespace)
-        return {"name": namespace, "imitate": self.mutant.imitate, "lease": self.mutant.lease}
-
-    def clock(self) -> VirtualClock:
-        """Return time that jumps."""
-        return VirtualClock()
+    mutant: Mutant
+    broker: MemoryBroker
 
     async def cut(self) -> None:
         """Break every connection."""
@@ -129,6 +103,39 @@ class Broken(Harness):
     async def forget(self, channel: str, group: str) -> None:
         """Lose a group."""
         self.broker.faults.forget(channel, group, Purpose.EVENTS)
+
+
+class Broken(Faulty):
+    """The memory adapter with a defect."""
+
+    adapter = "memory"
+    real = False
+    redelivery_bound = 40.0
+
+    def __init__(self, mutant: Mutant | None = None) -> None:
+        """Break it; without a mutant it is whole, as a control."""
+        super().__init__()
+        self.mutant = mutant or Mutant("none", ())
+
+    def make(self) -> Adapter[Any]:
+        """Return the broken adapter."""
+        mutant = self.mutant
+        caps = mutant.caps or (QUEUE if mutant.purposes else None)
+        adapter = MemoryAdapter(caps, purposes=mutant.purposes)
+        if mutant.spoil is None:
+            return adapter
+        tap = tapped(adapter)
+        mutant.spoil(tap)
+        return tap
+
+    async def config(self, namespace: str) -> Mapping[str, Any]:
+        """Return a broker of its own."""
+        self.broker = MemoryBroker.of(namespace)
+        return {"name": namespace, "imitate": self.mutant.imitate, "lease": self.mutant.lease}
+
+    def clock(self) -> VirtualClock:
+        """Return time that jumps."""
+        return VirtualClock()
 
 
 def judge(mutant: Mutant, loop: str = "asyncio") -> Verdict:
