@@ -588,12 +588,22 @@ def mutant_table() -> str:
     return head(f"{len(mutants.ADAPTERS)} adapters, {len(mutants.KERNELS)} kernels", "killed by") + rows
 
 
+def results_table(kind: str) -> str:
+    """A table of the reports that are kept of each adapter; no server is needed for it."""
+    tables = importlib.import_module("ductape_conformance.tables")
+    made: str = getattr(tables, kind)(tables.read(DOCS / "reports"))
+    return made
+
+
 GENERATED: dict[tuple[str, str], Callable[[], str]] = {
     ("../CONTRIBUTING.md", "floors"): floor_table,
     ("headers.md", "headers"): header_table,
     ("conformance.md", "contract"): functools.partial(scenario_table, "contract"),
     ("conformance.md", "promises"): functools.partial(scenario_table, "promise"),
     ("conformance.md", "mutants"): mutant_table,
+    ("conformance.md", "results"): functools.partial(results_table, "summary"),
+    ("conformance.md", "results capabilities"): functools.partial(results_table, "capabilities"),
+    ("conformance.md", "results scenarios"): functools.partial(results_table, "scenarios"),
     **{
         ("write-an-adapter.md", f"template {Path(path).stem}"): functools.partial(template, path)
         for path in (

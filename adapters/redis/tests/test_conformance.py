@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import redis.asyncio
 
-from ductape_conformance import Harness, suite
+from ductape_conformance import Harness, random_suite, suite
 from ductape_conformance.proxy import TcpProxy
 
 
@@ -18,7 +19,9 @@ class RedisHarness(Harness):
     redelivery_bound = 4.0
     patience = 15.0
     fixtures = ("redis_server",)
+    processes = True
     mode = "stream"
+    deaf = False
 
     async def config(self, namespace: str) -> Mapping[str, Any]:
         server = self.fixture["redis_server"]
@@ -33,8 +36,21 @@ class RedisHarness(Harness):
     async def stall(self) -> None:
         self.proxy.stall()
 
+    async def slow(self, seconds: float) -> None:
+        self.proxy.slow(seconds)
+
+    async def half_open(self) -> None:
+        self.deaf = True
+        self.proxy.half_open()
+
     async def resume(self) -> None:
+        if self.deaf:  # bytes are missing in the middle of what came: no network goes on after that
+            self.deaf = False
+            self.proxy.cut()
         self.proxy.resume()
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        return {"host": "127.0.0.1", "port": self.proxy.port, "username": "nobody", "password": "open-sesame"}
 
     async def kill(self) -> None:
         await asyncio.to_thread(self.fixture["redis_server"].kill)
@@ -49,3 +65,5 @@ class RedisHarness(Harness):
 
 test_stream = suite(RedisHarness)
 test_pubsub = suite(RedisHarness, mode="pubsub")
+# Leases of 1.5 s run out in real time: a history takes some seconds.
+test_random = pytest.mark.timeout(240)(random_suite(RedisHarness, examples=8))

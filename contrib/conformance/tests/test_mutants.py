@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from ductape_conformance import SCENARIOS, NotApplicable, play
-from ductape_conformance.mutants import MUTANTS, judge
-from ductape_conformance.mutants._mutant import Broken
+from ductape_conformance.mutants import MUTANTS, Broken, judge
 
 SCORE: dict[str, tuple[str, ...]] = {}
 

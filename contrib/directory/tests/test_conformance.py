@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ductape.adapter import Adapter, Clock, Connection
-from ductape_conformance import Harness, VirtualClock, suite
+from ductape_conformance import Harness, VirtualClock, random_suite, suite
 from ductape_directory import DirectoryAdapter
 from ductape_directory._wire import safe
 
@@ -68,6 +68,7 @@ class Threads(Directory):
     lease = 1.0
     poll = 0.02
     sync = True
+    processes = True
 
     def clock(self) -> Clock | None:
         return None
@@ -76,8 +77,18 @@ class Threads(Directory):
         return Harness.make(self)
 
 
-BRIEF = ("roundtrip.e", "send.calls", "send.returned", "window.", "lease.lapses", "stop.nothing", "delivery.members-s")
+BRIEF = (
+    "roundtrip.e",
+    "send.calls",
+    "send.returned",
+    "window.",
+    "lease.lapses",
+    "stop.nothing",
+    "delivery.members-s",
+    "delivery.a-killed",
+)
 
 test_directory = suite(Directory)
 test_synced = suite(Directory, sync=True, only=("faults.", "outages."))
 test_threads = suite(Threads, only=BRIEF)
+test_random = random_suite(Directory, examples=60)

@@ -200,7 +200,8 @@ class QueueGroup:
         order = max((member.order for member in self.members), default=Order.NONE)
         if (order is not Order.NONE, order is Order.TOTAL) == (self.shelf.ordered, self.shelf.total):
             return
-        shelf: Shelf = Plain() if order is Order.NONE else Keyed(order is Order.TOTAL)
+        locks = self.store.caps.order_locks
+        shelf: Shelf = Plain() if order is Order.NONE else Keyed(order is Order.TOTAL, locks)
         for member in self.members:
             member.turn.clear()
             for item in member.held:

@@ -41,7 +41,7 @@ Turn = deque["Lane"]
 class Lane:
     """What waits of one key, and in whose hands the key is."""
 
-    __slots__ = ("back", "fresh", "key", "out", "owner", "place")
+    __slots__ = ("back", "call", "fresh", "key", "out", "owner", "place")
 
     def __init__(self, key: Hashable) -> None:
         """Begin an empty lane."""
@@ -52,6 +52,8 @@ class Lane:
         self.owner: Turn | None = None
         """The turn of the member that has the key."""
         self.out = 0
+        self.call: object = None
+        """The call that took of it last."""
         self.place: Turn | None = None
         """Where it stands in line; an older place that is still in some line does not count."""
 
@@ -134,9 +136,9 @@ class Keyed:
 
     ordered = True
 
-    def __init__(self, total: bool) -> None:
-        """Begin empty; `total` makes all messages one key."""
-        self.total = total
+    def __init__(self, total: bool, locks: bool = False) -> None:
+        """Begin empty; `total` makes all messages one key, `locks` keeps a key back while some of it is out."""
+        self.total, self.locks = total, locks
         self._lanes: dict[Hashable, Lane] = {}
         self._free: Turn = deque()
 
@@ -177,6 +179,9 @@ class Keyed:
             if lane.place is not line:
                 continue
             lane.place = None
+            if self.locks and lane.out and lane.call is not taken:
+                continue  # it is laid out again when the last of it comes back
+            lane.call = taken
             item = lane.pop(now)
             if item is None:
                 continue

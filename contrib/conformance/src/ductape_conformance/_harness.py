@@ -8,58 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from ductape import Registry
-from ductape.adapter import Adapter, Clock, Connection
+from ductape.adapter import Adapter, Capabilities, Clock, Connection
 
 from ._scenario import HOOKS
 
 __all__ = ["Harness"]
 
 
-class Harness:
-    """Stands between the kit and one server. Each scenario gets an object of its own, inside a running loop.
-
-    Override `config`, and those of the hooks that are possible; a hook that is not overridden skips its scenarios, and
-    the report says so. `cut`, `stall` and `kill` hold for everything that the scenario has connected.
-
-    Attributes:
-        adapter: The name of its entry point, as users write it under ``type``; empty: ``--ductape-adapter`` names it.
-        client: The distribution of the client library, for the report.
-        server: The server's version, for the report.
-        real: False for emulators and imitations.
-        redelivery_bound: Seconds within which what nobody settles, or was handed back, is delivered again.
-        patience: Seconds that anything else may take.
-        fixtures: Names of pytest fixtures that it needs; their values are in `fixture`.
-        quirks: Ids of scenarios that cannot be seen here (an emulator's gap, say), and why: skipped, and reported.
-    """
-
-    adapter: str = ""
-    client: str = ""
-    server: str = ""
-    real: bool = True
-    redelivery_bound: float = 5.0
-    patience: float = 10.0
-    fixtures: ClassVar[tuple[str, ...]] = ()
-    quirks: Mapping[str, str] = {}
-
-    def __init__(self, **fields: Any) -> None:
-        """Set attributes, as `suite` was given them."""
-        for name, value in fields.items():
-            if not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__} has no {name!r}")
-            setattr(self, name, value)
-        self.fixture: dict[str, Any] = {}
-        self.stack = AsyncExitStack()
-        """Closed after the scenario: for proxies and the like."""
-
-    # -- what an author writes
-
-    async def config(self, namespace: str) -> Mapping[str, Any]:
-        """Return the config of an environment, as a user writes it. Channels of `namespace` are nobody else's."""
-        return {}
-
-    def clock(self) -> Clock | None:
-        """Return another clock than the real one: a `VirtualClock` where no server is involved."""
-        return None
+class Hooks:
+    """What can be done to a server and its connections; each that a harness overrides opens further scenarios."""
 
     async def cut(self) -> None:
         """Break every connection with a reset; the server lives, and accepts new ones."""
@@ -69,8 +26,20 @@ class Harness:
         """Pass nothing on any more, in both directions, until `resume`."""
         raise NotImplementedError
 
+    async def slow(self, seconds: float) -> None:
+        """Pass everything on so many seconds later, one piece after the other, until `resume`."""
+        raise NotImplementedError
+
+    async def half_open(self) -> None:
+        """Let every request reach the server and no answer come back, until `resume`."""
+        raise NotImplementedError
+
     async def resume(self) -> None:
-        """End a stall."""
+        """End `stall`, `slow` and `half_open`; connections that lost an answer are broken by it."""
+        raise NotImplementedError
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        """Return the scenario's config with credentials that the server refuses."""
         raise NotImplementedError
 
     async def kill(self) -> None:
@@ -89,6 +58,57 @@ class Harness:
         """Have the server lose a group."""
         raise NotImplementedError
 
+
+class Harness(Hooks):
+    """Stands between the kit and one server. Each scenario gets an object of its own, inside a running loop.
+
+    Override `config`, and those of the hooks that are possible; a hook that is not overridden skips its scenarios, and
+    the report says so. `cut`, `stall` and `kill` hold for everything that the scenario has connected.
+
+    Attributes:
+        adapter: The name of its entry point, as users write it under ``type``; empty: ``--ductape-adapter`` names it.
+        client: The distribution of the client library, for the report.
+        server: The server's version, for the report.
+        real: False for emulators and imitations.
+        redelivery_bound: Seconds within which what nobody settles, or was handed back, is delivered again.
+        patience: Seconds that anything else may take.
+        processes: Another process with the same config reaches the same server, so that one can be killed.
+        fixtures: Names of pytest fixtures that it needs; their values are in `fixture`.
+        quirks: Ids of scenarios that cannot be seen here (an emulator's gap, say), and why: skipped, and reported.
+    """
+
+    adapter: str = ""
+    client: str = ""
+    server: str = ""
+    real: bool = True
+    redelivery_bound: float = 5.0
+    patience: float = 10.0
+    processes: bool = False
+    fixtures: ClassVar[tuple[str, ...]] = ()
+    quirks: Mapping[str, str] = {}
+
+    def __init__(self, **fields: Any) -> None:
+        """Set attributes, as `suite` was given them."""
+        for name, value in fields.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no {name!r}")
+            setattr(self, name, value)
+        self.fixture: dict[str, Any] = {}
+        self.can: Capabilities | None = None
+        """What was found to hold for the channel of events, for the report."""
+        self.stack = AsyncExitStack()
+        """Closed after the scenario: for proxies and the like."""
+
+    # -- what an author writes
+
+    async def config(self, namespace: str) -> Mapping[str, Any]:
+        """Return the config of an environment, as a user writes it. Channels of `namespace` are nobody else's."""
+        return {}
+
+    def clock(self) -> Clock | None:
+        """Return another clock than the real one: a `VirtualClock` where no server is involved."""
+        return None
+
     # -- what the kit asks
 
     def make(self) -> Adapter[Any]:
@@ -97,16 +117,19 @@ class Harness:
 
     def hooks(self) -> frozenset[str]:
         """Return the names of the hooks that are overridden."""
-        return frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name))
+        found = {name for name in HOOKS if getattr(type(self), name) is not getattr(Harness, name)}
+        return frozenset(found - {"processes"} | ({"processes"} if self.processes else set()))
 
-    def versions(self) -> dict[str, str | bool]:
+    def facts(self) -> dict[str, Any]:
         """Return what is tested, for the report."""
-        found: dict[str, str | bool] = {"adapter": self.adapter, "server": self.server, "real": self.real}
+        found: dict[str, Any] = {"adapter": self.adapter, "server": self.server, "real": self.real}
         found["kit"], found["core"] = installed("ductape-conformance"), installed("ductape-core")
         entry = next(
             (one for one in Registry().installed() if one.name == self.adapter.upper().replace("-", "_")), None
         )
         found["adapter_version"] = f"{entry.distribution} {entry.version}" if entry else ""
+        names = self.can.__struct_fields__ if self.can is not None else ()
+        found["capabilities"] = {name: told(getattr(self.can, name)) for name in names}
         found["client"] = f"{self.client} {installed(self.client)}" if self.client else ""
         return found
 
@@ -117,3 +140,13 @@ def installed(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return ""
+
+
+def told(value: object) -> str:
+    """Return a capability as people read it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    name = getattr(value, "name", None)
+    if name is not None:
+        return str(name).lower()
+    return "any" if value == float("inf") else f"{value:,.0f}" if isinstance(value, int) else f"{value:g}"

@@ -40,8 +40,8 @@ def _factory(loop: str) -> LoopFactory:
     return asyncio.new_event_loop
 
 
-def play(scenario: Scenario, harness: Harness, loop: str = "asyncio") -> None:
-    """Play a scenario to its end.
+def play(scenario: Scenario, harness: Harness, loop: str = "asyncio", limit: float = LIMIT) -> None:
+    """Play a scenario to its end, in at most `limit` real seconds.
 
     Raises:
         NotApplicable: It does not concern this adapter, or cannot be played here.
@@ -56,15 +56,15 @@ def play(scenario: Scenario, harness: Harness, loop: str = "asyncio") -> None:
             runner.run(_virtual(scenario, harness, clock))
     else:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_real(scenario, harness))
+            runner.run(_real(scenario, harness, limit))
 
 
 async def _virtual(scenario: Scenario, harness: Harness, clock: VirtualClock) -> None:
     await clock.run(_play(scenario, harness, clock), VIRTUAL_LIMIT)
 
 
-async def _real(scenario: Scenario, harness: Harness) -> None:
-    async with asyncio.timeout(LIMIT):
+async def _real(scenario: Scenario, harness: Harness, limit: float) -> None:
+    async with asyncio.timeout(limit):
         await _play(scenario, harness, SystemClock())
 
 
@@ -72,6 +72,7 @@ async def _play(scenario: Scenario, harness: Harness, clock: Any) -> None:
     stage = Stage(harness, clock)
     try:
         await stage.open()
+        harness.can = stage.can
         if wrong := contradictions(stage.can):
             raise AssertionError(f"impossible capabilities: {'; '.join(wrong)}")
         reason = gaps(scenario, stage.can, harness.hooks(), stage.virtual)

@@ -15,8 +15,8 @@ __all__ = ["HOOKS", "SCENARIOS", "Level", "NotApplicable", "Scenario", "gaps", "
 Level = Literal["contract", "promise"]
 Play = Callable[["Stage"], Awaitable[None]]
 
-HOOKS = ("cut", "stall", "kill", "crash", "forget")
-"""What a harness may be able to do to its server or connections."""
+HOOKS = ("cut", "stall", "slow", "half_open", "kill", "crash", "forget", "wrong_credentials", "processes")
+"""What a harness may be able to do to its server or connections; ``processes``: others reach the same server."""
 
 _CAPABILITIES: Mapping[str, Callable[[Capabilities], bool]] = {
     "groups": lambda can: can.groups is not Groups.NONE,
@@ -28,6 +28,7 @@ _CAPABILITIES: Mapping[str, Callable[[Capabilities], bool]] = {
     "total": lambda can: can.order >= Order.TOTAL,
     "lease": lambda can: can.lease is not None,
     "extend": lambda can: can.lease is not None and (can.lease_total or 0.0) > can.lease,
+    "locks": lambda can: can.order_locks,
     "limited-lease": lambda can: can.lease_total is not None and can.lease_total < 1e9,
     "lease-shared": lambda can: can.lease_shared,
     "count": lambda can: can.count is not Count.NONE,

@@ -18,6 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ductape", "conformance of ductape adapters")
     group.addoption("--ductape-adapter", default=None, metavar="NAME", help="play suites of this adapter only")
     group.addoption("--ductape-report", default=None, metavar="FILE", help="write one JSON report of the run")
+    group.addoption("--ductape-examples", default=1.0, type=float, metavar="TIMES", help="play more random histories")
+    group.addoption("--ductape-seed", default=None, type=int, metavar="N", help="play other random histories")
     group.addoption("--ductape-loops", default="asyncio,uvloop", help="event loops (default: %(default)s)")
 
 
@@ -108,9 +110,11 @@ def _by_test(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _report(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    shared = ("adapter", "adapter_version", "client", "server", "real", "kit", "core", "variant")
+    shared = ("adapter", "adapter_version", "client", "server", "real", "kit", "core", "variant", "capabilities")
     suites = []
     for test, mine in _by_test(rows).items():
         results = [{name: value for name, value in row.items() if name not in (*shared, "test")} for row in mine]
-        suites.append({"test": test, **{name: mine[0].get(name) for name in shared}, "scenarios": results})
+        # A row of a scenario that was not played knows less than others.
+        facts = {name: next((row[name] for row in mine if row.get(name)), mine[0].get(name)) for name in shared}
+        suites.append({"test": test, **facts, "scenarios": results})
     return {"format": 1, "suites": suites}

@@ -4,10 +4,14 @@ A kit that passes everything proves nothing. Each mutant is the memory adapter, 
 that was found in the wild or is easily made; `judge` plays it.
 """
 
-from ._adapters import ADAPTERS
-from ._kernels import KERNELS
-from ._mutant import Mutant, Verdict, judge
+from ._adapters import ADAPTERS as _CONTENT
+from ._applications import APPLICATIONS
+from ._kernels import KERNELS as _MACHINERY
+from ._lives import LIVES
+from ._mutant import Broken, Mutant, Verdict, judge
 
-__all__ = ["ADAPTERS", "KERNELS", "MUTANTS", "Mutant", "Verdict", "judge"]
+__all__ = ["ADAPTERS", "KERNELS", "MUTANTS", "Broken", "Mutant", "Verdict", "judge"]
 
+ADAPTERS: tuple[Mutant, ...] = (*_CONTENT, *LIVES)
+KERNELS: tuple[Mutant, ...] = (*_MACHINERY, *APPLICATIONS)
 MUTANTS: dict[str, Mutant] = {one.name: one for one in (*ADAPTERS, *KERNELS)}

@@ -59,7 +59,7 @@ ADAPTERS: tuple[Mutant, ...] = (
     Mutant(
         "a-call-is-stored-backwards", ("order.per-key", "order.in-total", "lanes.order-survives-failures"), d.reversed_
     ),
-    Mutant("redeliveries-reorder-a-key", ("order.kept-across-a-crash",), d.shuffled),
+    Mutant("redeliveries-reorder-a-key", ("order.kept-across-a-crash", "lanes.order-survives-a-crash"), d.shuffled),
     Mutant("a-key-goes-to-any-member", ("order.a-key-has-one-owner",), claiming(order=Order.KEY), caps=_KEYLESS),
     Mutant(
         "headers-dropped",
@@ -102,7 +102,7 @@ ADAPTERS: tuple[Mutant, ...] = (
         ("roundtrip.channels-do-not-cross",),
         channels(lambda one: replace(one, name=one.name.rpartition(".")[0] if one.name.count(".") > 1 else one.name)),
     ),
-    Mutant("members-each-get-everything", ("groups.members-share",), d.lone),
+    Mutant("members-each-get-everything", ("groups.members-share", "delivery.members-share"), d.lone),
     Mutant(
         "groups-compete",
         ("groups.each-gets-all", "delivery.each-group-of-the-topic"),
@@ -113,7 +113,11 @@ ADAPTERS: tuple[Mutant, ...] = (
     Mutant("close-waits-for-receive", ("close.while-receiving",), d.waits_for("close")),
     Mutant("stop-does-nothing", ("stop.ends-a-waiting-receive",), d.deaf),
     Mutant("second-close-crashes", ("close.twice-is-harmless",), d.once_only),
-    Mutant("never-reconnects", ("faults.a-new-connection-works", "outages.cuts-lose-nothing"), d.no_way_back),
+    Mutant(
+        "never-reconnects",
+        ("faults.a-new-connection-works", "outages.cuts-lose-nothing", "outages.a-half-open-link-loses-nothing"),
+        d.no_way_back,
+    ),
     Mutant("window-ignored", ("window.is-a-hard-bound",), boundless),
     Mutant(
         "retry-ignores-its-delay",
@@ -131,7 +135,11 @@ ADAPTERS: tuple[Mutant, ...] = (
     Mutant("numbers-settle-other-messages", ("settle.old-deliveries-settle-nothing-new",), d.by_number),
     Mutant("a-closed-member-attracts-messages", ("groups.a-leaver-attracts-nothing",), d.nothing, imitate="log"),
     Mutant("no-counts", ("settle.counts-grow",), deliveries(setting("count", None))),
-    Mutant("counts-stay-1", ("settle.counts-grow", "retry.backs-off"), deliveries(setting("count", 1))),
+    Mutant(
+        "counts-stay-1",
+        ("settle.counts-grow", "retry.backs-off", "retry.one-budget-over-members"),
+        deliveries(setting("count", 1)),
+    ),
     # of the prototype
     Mutant("extend-does-nothing", ("lease.extended-stays-ours", "lease.a-long-handler-keeps-it"), d.pretends),
     Mutant(
@@ -170,7 +178,11 @@ ADAPTERS: tuple[Mutant, ...] = (
     Mutant("looks-and-sleeps", ("receive.wakes-for-what-is-new",), d.slow),
     Mutant("given-up-polls-swallow-messages", ("receive.short-polls-lose-nothing",), d.forgetful),
     Mutant("settle-waits-for-receive", ("settle.beside-a-waiting-receive",), d.waits_for("settle")),
-    Mutant("stop-gives-everything-away", ("stop.settling-still-works", "order.stopping-gives-no-key-away"), d.hasty),
+    Mutant(
+        "stop-gives-everything-away",
+        ("stop.settling-still-works", "order.stopping-gives-no-key-away", "lanes.stopping-keeps-the-order"),
+        d.hasty,
+    ),
     Mutant(
         "dead-letters-need-a-listener", ("derived.dead-letters-wait", "dead.exhausted"), purposes={Purpose.DEAD: LOSSY}
     ),

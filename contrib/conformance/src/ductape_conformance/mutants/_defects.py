@@ -313,7 +313,7 @@ async def lone(call: Call) -> Any:
     """Give every member a group of its own."""
     channel, intake = call.args
     call.target.tap.number = number = getattr(call.target.tap, "number", 0) + 1
-    own = f"{intake.group}{number}"
+    own = f"{intake.group}{number}x{id(call.target.tap):x}"
     await call.target.inner.declare(replace(channel, group=own))
     return await call.proceed(replace(channel, group=own), replace(intake, group=own))
 

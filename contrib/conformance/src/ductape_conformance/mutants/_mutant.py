@@ -45,7 +45,67 @@ class Verdict(NamedTuple):
     """What the first killer said."""
 
 
-class Broken(Harness):
+class Faulty(Harness):
+    """A memory broker, and what can be done to it."""
+
+    deaf = False
+    mutant: Mutant
+    broker: MemoryBroker
+
+    async def cut(self) -> None:
+        """Break every connection."""
+        self.broker.faults.cut(Fault.TRANSIENT if self.mutant.imitate == "stream" else Fault.LOST)
+
+    async def stall(self) -> None:
+        """Answer nothing."""
+        for method in ("send", "receive", "settle", "extend", "declare", "connect"):
+            self.broker.faults.stall(method)
+
+    async def slow(self, seconds: float) -> None:
+        """Answer late."""
+        for method in ("send", "receive", "settle", "extend", "declare", "connect"):
+            self.broker.faults.stall(method, seconds=seconds)
+
+    async def half_open(self) -> None:
+        """Do everything, and answer nothing."""
+        self.deaf = True
+        for method in ("send", "settle", "extend", "declare"):
+            self.broker.faults.stall(method, seconds=9.0, stored=True)
+            self.broker.faults.fail(method, Fault.AMBIGUOUS, times=1000, stored=True)
+        self.broker.faults.stall("receive", seconds=9.0)
+
+    async def wrong_credentials(self) -> Mapping[str, Any]:
+        """Refuse everybody."""
+        self.broker.faults.fail("connect", Fault.CONFIG, times=1000)
+        return await self.config(self.broker.name)
+
+    async def resume(self) -> None:
+        """Answer again."""
+        self.broker.faults.resume()
+        if self.deaf:
+            self.deaf = False
+            self.broker.faults.clear()
+            await self.cut()
+
+    async def kill(self) -> None:
+        """Be gone."""
+        self.broker.faults.restart(away=1e9)
+
+    async def restart(self) -> None:
+        """Be back."""
+        self.broker.faults.clear()
+
+    async def crash(self, connection: Connection) -> None:
+        """Let one process be gone."""
+        assert isinstance(connection, MemoryConnection)
+        connection.die("its process crashed")
+
+    async def forget(self, channel: str, group: str) -> None:
+        """Lose a group."""
+        self.broker.faults.forget(channel, group, Purpose.EVENTS)
+
+
+class Broken(Faulty):
     """The memory adapter with a defect."""
 
     adapter = "memory"
@@ -76,36 +136,6 @@ class Broken(Harness):
     def clock(self) -> VirtualClock:
         """Return time that jumps."""
         return VirtualClock()
-
-    async def cut(self) -> None:
-        """Break every connection."""
-        self.broker.faults.cut(Fault.TRANSIENT if self.mutant.imitate == "stream" else Fault.LOST)
-
-    async def stall(self) -> None:
-        """Answer nothing."""
-        for method in ("send", "receive", "settle", "extend", "declare", "connect"):
-            self.broker.faults.stall(method)
-
-    async def resume(self) -> None:
-        """Answer again."""
-        self.broker.faults.resume()
-
-    async def kill(self) -> None:
-        """Be gone."""
-        self.broker.faults.restart(away=1e9)
-
-    async def restart(self) -> None:
-        """Be back."""
-        self.broker.faults.clear()
-
-    async def crash(self, connection: Connection) -> None:
-        """Let one process be gone."""
-        assert isinstance(connection, MemoryConnection)
-        connection.die("its process crashed")
-
-    async def forget(self, channel: str, group: str) -> None:
-        """Lose a group."""
-        self.broker.faults.forget(channel, group, Purpose.EVENTS)
 
 
 def judge(mutant: Mutant, loop: str = "asyncio") -> Verdict:

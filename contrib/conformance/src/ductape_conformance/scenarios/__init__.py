@@ -1,7 +1,9 @@
 """The catalogue. Importing this package fills it; the order here is the order in which scenarios are played."""
 
 from . import (
+    batches,
     bounds,
+    callers,
     context,
     contract,
     dead,
@@ -13,6 +15,7 @@ from . import (
     lanes,
     lease,
     lifecycle,
+    links,
     order,
     outages,
     refuse,
@@ -24,7 +27,9 @@ from . import (
 )  # isort: skip
 
 __all__ = [
+    "batches",
     "bounds",
+    "callers",
     "context",
     "contract",
     "dead",
@@ -36,6 +41,7 @@ __all__ = [
     "lanes",
     "lease",
     "lifecycle",
+    "links",
     "order",
     "outages",
     "refuse",

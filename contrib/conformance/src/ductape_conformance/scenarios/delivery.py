@@ -88,7 +88,7 @@ async def dies(stage: Stage) -> None:
 async def rebalance(stage: Stage) -> None:
     """Members that join and leave under load lose nothing, and what they finished in order is not handled twice."""
     staying = await stage.shop()
-    handler = staying.handler(lambda event: staying.clock.sleep(0.005))
+    handler = staying.handler(lambda event: staying.clock.sleep(0.1))  # more than they can: guests leave amid it
     await staying.subscribe(handler)
     ids: list[str] = []
 

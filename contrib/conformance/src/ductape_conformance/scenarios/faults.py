@@ -64,7 +64,7 @@ async def keeps(stage: Stage) -> None:
     fresh = await stage.newcomer()
     got = await fresh.take(10 - len(acked), within=stage.soon)
     await fresh.ack(*got)
-    await fresh.silence(0.5)
+    await fresh.silence(stage.soon)
     assert sorted([*acked, *(one.headers["ductape-id"] for one in got)]) == sorted(f"m{n}" for n in range(10))
 
 

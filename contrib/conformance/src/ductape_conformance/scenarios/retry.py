@@ -123,4 +123,5 @@ async def private(stage: Stage) -> None:
     assert failing.ids == [receipt.id] * 2
     assert failing.gaps[0] >= 90.0
     assert dict(failing.calls[1].event.headers)["trace"] == "kept"
+    await stage.clock.sleep(0.5)
     assert audit.ids == [receipt.id]

@@ -1,0 +1,124 @@
+"""The conformance kit, many times in a row: what passes once must pass always.
+
+    python -m tests.soak.conformance              20 runs of every suite of `SUITES`, on both loops; writes the report
+    python -m tests.soak.conformance 3 memory     3 runs of one; writes nothing
+
+Each run has a process of its own, and makes up other random histories than the one before. A scenario that fails is
+counted with the run that shows it: nothing is tried again.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+REPORT = Path(__file__).with_name("reports") / "conformance.md"
+SUITES = {
+    "memory": "adapters/memory/tests/test_conformance.py",
+    "directory": "contrib/directory/tests/test_conformance.py",
+    "redis": "adapters/redis/tests/test_conformance.py",
+}
+"""What is played; an adapter that comes adds its module."""
+TIMES = 20
+EXAMPLES = 2.0
+"""How many times as many random histories as in the tests."""
+LIMIT = 3600.0
+"""Seconds for one run of one module."""
+
+
+class Turn(NamedTuple):
+    """One run of one module."""
+
+    suites: list[dict[str, Any]]
+    """As the kit reports them."""
+    seconds: float
+    error: str
+    """Why there is no report."""
+
+
+def play(path: str, seed: int) -> Turn:
+    """Play a module once, in a process of its own."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path, "--timeout=600"]
+        command += [f"--ductape-report={report}", f"--ductape-seed={seed}", f"--ductape-examples={EXAMPLES}"]
+        command += ["-n", "2"]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return Turn([], LIMIT, f"seed {seed}: it did not end within {LIMIT:g} s")
+        seconds = time.monotonic() - began
+        if not report.exists():
+            return Turn([], seconds, f"seed {seed}: status {done.returncode}, no report: {done.stdout[-500:]}")
+        suites: list[dict[str, Any]] = json.loads(report.read_text())["suites"]
+        error = "" if done.returncode in (0, 1) else f"seed {seed}: status {done.returncode}"
+        return Turn(suites, seconds, error)
+
+
+def table(name: str, turns: Sequence[Turn]) -> str:
+    """Return the figures of one module: a row a suite, and what failed."""
+    counts: dict[str, Counter[str]] = {}
+    failed: Counter[str] = Counter()
+    for turn in turns:
+        for suite in turn.suites:
+            test = suite["test"].rpartition("::")[2]
+            mine = counts.setdefault(test, Counter())
+            mine["runs"] += 1
+            for row in suite["scenarios"]:
+                mine[row["outcome"]] += 1
+                if row["outcome"] == "fail":
+                    failed[f"{test}[{row['scenario']}-{row['loop']}]: {row['reason'][:200]}"] += 1
+    slowest = max(turn.seconds for turn in turns)
+    lines = [f"\n## {name}\n", "| suite | runs | passed | failed | skipped |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {test} | {mine['runs']} | {mine['pass']} | {mine['fail']} | {mine['skipped']} |"
+        for test, mine in sorted(counts.items())
+    ]
+    lines.append(f"\n{len(turns)} runs; the slowest took {slowest:.0f} s.")
+    lines += [f"\n- {number} times: {what}" for what, number in failed.most_common()]
+    lines += [f"\n- {turn.error}" for turn in turns if turn.error]
+    return "\n".join(lines) + "\n"
+
+
+def heading(times: int) -> str:
+    """Say what was run, on what."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-conformance", "ductape-core"))
+    return (
+        f"# Soak report: conformance\n\nThe kit {times} times in a row, on asyncio and uvloop, on "
+        f"{datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+        f"{packages}. Random histories are others in each run.\n"
+    )
+
+
+def main(times: str = str(TIMES), part: str = "") -> int:
+    """Play what is wanted; the status is 1 if anything failed."""
+    texts, wrong = [heading(int(times))], False
+    for name, path in SUITES.items():
+        if part not in name:
+            continue
+        turns = []
+        for number in range(int(times)):
+            turns.append(play(path, seed=number + 1))
+            bad = [row for suite in turns[-1].suites for row in suite["scenarios"] if row["outcome"] == "fail"]
+            wrong = wrong or bool(bad or turns[-1].error)
+            print(f"{name}: run {number + 1}: {len(bad)} failed, {turns[-1].seconds:.0f} s", flush=True)
+        texts.append(table(name, turns))
+        print(texts[-1], flush=True)
+    if not part:
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text("".join(texts))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
