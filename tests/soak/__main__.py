@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.soak import PROVIDERS
+from tests.soak import PROVIDERS, conformance
 from tests.soak.ground import Ground, Row
 from tests.soak.runs import bad, runs
 
@@ -52,13 +52,17 @@ def play(ground: Ground, part: str) -> list[str]:
 
 def main(provider: str = "", *part: str) -> int:
     """Run what is wanted; the status is 1 if something was lost, or 2 if there is no such provider."""
+    if provider == "conformance":
+        return conformance.main(*part)
     if provider and provider not in PROVIDERS:
-        print(f"there is no {provider!r}; there are {', '.join(PROVIDERS)}", file=sys.stderr)
+        print(f"there is no {provider!r}; there are {', '.join((*PROVIDERS, 'conformance'))}", file=sys.stderr)
         return 2
     wrong = []
     for name in [provider] if provider else PROVIDERS:
         ground: Ground = importlib.import_module(f"tests.soak.{name}").GROUND
         wrong += play(ground, " ".join(part))
+    if not provider and conformance.main():
+        wrong.append("conformance: see its report")
     print("\n".join(["WRONG", *wrong] if wrong else ["nothing was lost"]))
     return 1 if wrong else 0
 

@@ -37,13 +37,13 @@ class RabbitMQGround(Ground):
         await super().killed()
 
     async def stored(self) -> collections.Counter[str]:
-        """Take all messages out of the queue, and let closing the connection put them back."""
+        """Take all messages out of the queue: nobody reads it after this."""
         counts: collections.Counter[str] = collections.Counter()
         connection = await aio_pika.connect(self.server.url)
         try:
             queue = await (await connection.channel()).declare_queue(QUEUE, passive=True)
             number = queue.declaration_result.message_count or 0
-            async with queue.iterator() as messages:
+            async with queue.iterator(no_ack=True) as messages:
                 async for message in messages:
                     counts[str(message.headers["ductape-id"])] += 1
                     if counts.total() >= number:

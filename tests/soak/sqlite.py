@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,7 +124,8 @@ async def both_killed(ground: Ground, times: int = 20) -> Row:
         finally:
             fleet.kill()
         stored = await ground.stored()
-        whole = sqlite3.connect(SQLITE.path).execute("PRAGMA integrity_check").fetchone()
+        with closing(sqlite3.connect(SQLITE.path)) as db:
+            whole = db.execute("PRAGMA integrity_check").fetchone()
     return (
         {"kill -9 of publishers": times + 2, "kill -9 of consumers": times}
         | judged(handled, confirmed, ordered=True)

@@ -95,6 +95,7 @@ def test_a_catalog_is_listed(run: Run) -> None:
         (["topics", "ordres", "--env", "dev"], 1, "Did you mean 'orders'?"),
         (["publish", "orders:new", "{", "--env", "dev"], 1, "MESSAGE is no JSON"),
         (["publish", "orders:nwe", "1", "--env", "dev"], 1, "Did you mean 'orders:new'?"),
+        (["publish", "orders:new", "-", "--id", "1", "--env", "dev"], 1, "are for a single message"),
         (["publish", "orders:new", "@missing.json", "--env", "dev"], 1, "missing.json: no such file"),
         (["tail", "orders:new", "--env", "dev"], 1, "lives inside the process"),
         (["dead", "drop", "orders:new", "--env", "dev"], 1, "name the letters' ids, or all of them with --all"),

@@ -6,8 +6,9 @@ import asyncio
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -28,14 +29,26 @@ PART = 1000
 """Messages that are prepared at a time."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Along:
+    """What goes with a message."""
+
+    key: str | None = None
+    """What order is kept within."""
+    id: str | None = None
+    """The message's identity; for a single message."""
+    header: Annotated[dict[str, str], Parameter(negative="")] = field(default_factory=dict)
+    """Text that travels with it, as `--header.name value`."""
+    delay: float = 0.0
+    """Seconds until it may be delivered; for a single message."""
+
+
 async def publish(
     event: str,
     message: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *,
-    key: str | None = None,
-    id: str | None = None,
-    header: Annotated[dict[str, str] | None, Parameter(negative="")] = None,
-    delay: float = 0.0,
+    along: Along = Along(),
     whole: Annotated[bool, Parameter(negative="")] = False,
     where: Where = Where(),  # noqa: B008 - frozen
 ) -> int:
@@ -44,30 +57,30 @@ async def publish(
     Args:
         event: `broker:topic`.
         message: JSON; `-` reads standard input and `@file` a file, one message a line.
-        key: What order is kept within.
-        id: The message's identity; for a single message.
-        header: Text that travels with it, as `--header.name value`.
-        delay: Seconds until it may be delivered; for a single message.
+        along: What goes with it.
         whole: With `-` or `@file`: the whole text is one message.
         where: Catalog, product and environment.
     """
     async with where.client() as ductape:
         if (message == "-" or message.startswith("@")) and not whole:
-            return await _publish_lines(ductape, event, message, key, header, where.out)
+            return await _publish_lines(ductape, event, message, along, where.out)
         text = message
         if message == "-" or message.startswith("@"):
             with _opened(message) as file:
                 text = file.read()
         body = _parsed(text, message if whole else "MESSAGE")
-        receipt = await ductape.event.publish(event, body, key=key, id=id, headers=header, delay=delay)
+        receipt = await ductape.event.publish(
+            event, body, key=along.key, id=along.id, headers=along.header, delay=along.delay
+        )
         fields = {"id": receipt.id, "position": receipt.position, "duplicate": receipt.duplicate}
         where.out.line(f"stored {receipt.id} at {receipt.position or event}", fields)
     return 0
 
 
-async def _publish_lines(
-    ductape: Ductape, event: str, source: str, key: str | None, headers: Mapping[str, str] | None, out: Out
-) -> int:
+async def _publish_lines(ductape: Ductape, event: str, source: str, along: Along, out: Out) -> int:
+    if along.id is not None or along.delay:
+        text = "--id and --delay are for a single message; with lines, leave them out, or add --whole."
+        raise ConfigError("OPTION_INVALID", text)
     stored = failed = 0
     with _opened(source) as file, _progress(out) as advance:
         lines = _numbered(file, source)
@@ -75,7 +88,9 @@ async def _publish_lines(
             wrong = next((line for line in part if isinstance(line, PayloadError)), None)
             bodies = part[: part.index(wrong)] if wrong is not None else part
             try:
-                stored += len(await ductape.event.publish_many(event, bodies, key=lambda _: key, headers=headers))
+                stored += len(
+                    await ductape.event.publish_many(event, bodies, key=lambda _: along.key, headers=along.header)
+                )
             except ManyFailed as error:
                 bad = [each for each in error.results if isinstance(each, BaseException)]
                 failed += len(bad)

@@ -25,6 +25,7 @@ from ductape.adapter import (
     Outgoing,
     Purpose,
     Receiver,
+    Removable,
     Seekable,
     Sender,
     Settlement,
@@ -121,7 +122,8 @@ class Tap(Adapter[Any]):
         inner = self.inner
 
         async def go(config: Any, site: Site) -> Connection:
-            made = TapConnection(await inner.connect(config, site), self)
+            opened = await inner.connect(config, site)
+            made = (_Removable if isinstance(opened, Removable) else TapConnection)(opened, self)
             self.connections.append(made)
             return made
 
@@ -175,6 +177,14 @@ class TapConnection(Connection):
 
     def unwrap(self, kind: type[T]) -> T:
         return self if isinstance(self, kind) else self.inner.unwrap(kind)
+
+
+class _Removable(TapConnection, Removable):
+    """The same, of a connection that can remove groups."""
+
+    async def remove(self, channel: Channel) -> None:
+        inner: Any = self.inner
+        await self.tap.call("remove", self, inner.remove, channel)
 
 
 def bare(connection: Connection) -> Connection:

@@ -102,6 +102,7 @@ ADAPTERS: tuple[Mutant, ...] = (
         ("roundtrip.channels-do-not-cross",),
         channels(lambda one: replace(one, name=one.name.rpartition(".")[0] if one.name.count(".") > 1 else one.name)),
     ),
+    Mutant("removes-no-group", ("groups.a-removed-one-leaves-nothing-behind",), d.kept),
     Mutant("members-each-get-everything", ("groups.members-share", "delivery.members-share"), d.lone),
     Mutant(
         "groups-compete",

@@ -11,6 +11,11 @@ from ductape_conformance._tap import Call, Tap
 from ductape_conformance.mutants._ways import on, replace
 
 
+@on("remove")
+async def kept(call: Call) -> Any:
+    """Remove nothing."""
+
+
 @on("receive")
 async def twice(call: Call) -> Any:
     """Deliver everything twice, one after the other."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ductape.adapter import Groups, Verdict
-from ductape_conformance._scenario import scenario
+from ductape.adapter import Groups, Purpose, Removable, Verdict
+from ductape_conformance._scenario import NotApplicable, scenario
 from ductape_conformance._stage import Stage
 
 
@@ -53,6 +53,32 @@ async def declared(stage: Stage) -> None:
         member = await stage.member(group, group)
         await member.ack(*await member.take(2))
         assert sorted(stage.ids(group)) == ["m1", "m2"]
+
+
+@scenario("groups.a-removed-one-leaves-nothing-behind", needs="kept many")
+async def removed(stage: Stage) -> None:
+    """A removed group leaves nothing behind, neither messages nor dead letters; the other groups keep theirs."""
+    connection, audit = stage.main, stage.channel("audit")
+    if not isinstance(connection, Removable):
+        raise NotApplicable("remove is not declared", declared=True)
+    dead = stage.channel("audit", purpose=Purpose.DEAD)
+    await stage.declare("billing", "audit")
+    await connection.declare(dead)
+    await stage.send("m1")
+    await stage.send("d1", channel=dead)
+    for _ in range(2):
+        await connection.remove(audit)
+    anew = await stage.member("audit", "audit", start="latest")
+    await stage.send("m2")
+    await anew.ack(*await anew.take(1))
+    await anew.silence(0.5)
+    letters = await stage.member("dead", "audit", channel=dead, start="earliest")
+    await letters.silence(0.5)
+    billing = await stage.member("billing", start="earliest")
+    await billing.ack(*await billing.take(2))
+    assert stage.ids("audit") == ["m2"]
+    assert stage.ids("dead") == []
+    assert sorted(stage.ids("billing")) == ["m1", "m2"]
 
 
 @scenario("groups.history-is-offered", needs="history many")
