@@ -7,7 +7,18 @@ from typing import TypeVar
 
 import msgspec
 
-from ductape.adapter import AdapterError, Capabilities, Channel, Connection, Durability, Fault, Intake, Purpose, Site
+from ductape.adapter import (
+    AdapterError,
+    Capabilities,
+    Channel,
+    Connection,
+    Durability,
+    Fault,
+    Intake,
+    Purpose,
+    Removable,
+    Site,
+)
 
 from . import SqliteAdapter
 from ._bell import Bell
@@ -26,7 +37,7 @@ T = TypeVar("T")
 NOTHING = Retention(0, None, None)
 
 
-class SqliteConnection(Connection):
+class SqliteConnection(Connection, Removable):
     """Opens senders and receivers, and declares channels and groups.
 
     Attributes:
@@ -117,6 +128,17 @@ class SqliteConnection(Connection):
         if receiver in self._receivers:
             self._receivers.remove(receiver)
         self.file.watching = bool(self._receivers)
+
+    async def remove(self, channel: Channel) -> None:
+        """Delete the group and its private channels; triggers delete what is theirs."""
+        of = (channel.name, channel.group)
+
+        def delete(db: sqlite3.Connection) -> None:
+            there = "SELECT id FROM ductape_channel WHERE name = ? AND purpose = 'events'"
+            db.execute(f"DELETE FROM ductape_group WHERE channel = ({there}) AND name = ?", of)
+            db.execute("DELETE FROM ductape_channel WHERE name = ? AND owner = ? AND purpose <> 'events'", of)
+
+        await self.file.write(delete)
 
     async def check(self) -> None:
         """Look into the file."""
