@@ -1,4 +1,4 @@
-"""The sessions of ductape: `nox -l` lists them, bare `nox` runs lint, types, docs, build and tests.
+"""The sessions of ductape: `nox -l` lists them, bare `nox` runs lint, types, docs, build, dependencies and tests.
 
 uv makes environments where it is there, virtualenv and pip where it is not.
 """

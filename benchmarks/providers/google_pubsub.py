@@ -94,7 +94,7 @@ class PubsubRaw(Raw):
         while done < work.messages:
             try:
                 # The emulator answers a second before the deadline when there is nothing.
-                reply = await client.pull(subscription=SUBSCRIPTION, max_messages=PULL, timeout=1.5, retry=None)
+                reply = await client.pull(subscription=SUBSCRIPTION, max_messages=PULL, timeout=3.0, retry=None)
             except DeadlineExceeded:
                 continue
             ids = []
