@@ -55,7 +55,7 @@ class NatsRaw(Raw):
         """Publish without waiting, then wait for all answers."""
         publish = self.stream.publish_async
         for body, id in messages:
-            await publish(CHANNEL, body, headers={"id": id, **HEADERS})
+            _ = await publish(CHANNEL, body, headers={"id": id, **HEADERS})
         await self.stream.publish_async_completed()
 
     async def consume(self, work: Work) -> None:

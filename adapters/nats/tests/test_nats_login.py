@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nkeys
+import nkeys  # type: ignore[import-untyped]  # it has no annotations
 import pytest
 import trustme
 from nats.aio.client import Client
@@ -149,7 +149,7 @@ async def checked(connection: Connection) -> Fault | None:
 
 async def test_a_server_without_jetstream_is_a_matter_of_config_and_serves_core_subjects() -> None:
     server = Nats()
-    server.prepare = lambda: (server.folder / "nats.conf").write_text(f"port: {server.port}\n")  # type: ignore[method-assign,assignment,return-value]
+    server.prepare = lambda: (server.folder / "nats.conf").write_text(f"port: {server.port}\n")  # type: ignore[method-assign,assignment]
     server.start()
     try:
         connection = await connected(server)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ductape.adapter import Connection, Delivery, Intake, Order, Receiver, Verdict
+from ductape.adapter import AdapterError, Connection, Delivery, Fault, Intake, Order, Receiver, Verdict
 from ductape_conformance.proxy import TcpProxy
 from ductape_nats import NatsAdapter, NatsConfig
 from tests.brokers.server import Server
@@ -128,28 +128,53 @@ async def test_what_still_runs_with_a_stopped_member_is_not_overtaken(world: Wor
 
 @pytest.mark.kills
 async def test_order_is_kept_through_a_kill_of_the_server(world: World) -> None:
-    connection = await world.connect(lease=0.6)
-    first = await joined(world, connection)
-    second = await joined(world, await world.connect(lease=0.6))
-    await publish(connection, *map(record, range(30)), channel=ORDERED)
+    connections = [await world.connect(lease=0.6) for _ in range(2)]
+    members = [await joined(world, connection) for connection in connections]
+    await publish(connections[0], *map(record, range(30)), channel=ORDERED)
     done: list[int] = []
 
-    async def some(receiver: Receiver) -> None:
-        found = list(await receiver.receive(3, 0.2))
-        if found:
-            await settle(receiver, found)
-            done.extend(numbers(found))
+    async def some(place: int) -> None:
+        """What the kernel does: a member that is lost is closed, and another opened in its place."""
+        try:
+            found = list(await members[place].receive(3, 0.2))
+            if found:
+                await settle(members[place], found)
+        except AdapterError as error:
+            if error.fault is not Fault.TRANSIENT:
+                await members[place].close()
+                members[place] = await joined(world, connections[place])
+            return
+        done.extend(numbers(found))
 
     while len(done) < 9:
-        await some(first)
-        await some(second)
+        await some(0)
+        await some(1)
     await asyncio.sleep(0.5)  # the server writes acknowledgements a moment later
     world.server.kill()
     world.server.restart()
     while len(done) < 30:
-        for receiver in (first, second):
-            await patiently(lambda receiver=receiver: some(receiver))  # type: ignore[misc]  # mypy knows no such default
+        await some(0)
+        await some(1)
     assert done == list(range(30))
+
+
+@pytest.mark.kills
+async def test_what_a_restarted_server_may_have_forgotten_is_given_up_where_order_is_kept(world: World) -> None:
+    connection = await world.connect(lease=0.6)
+    receiver = await joined(world, connection)
+    await publish(connection, *map(record, range(5)), channel=ORDERED)
+    held = await take(receiver, 5)
+    world.server.kill()
+    world.server.restart()
+    answers: list[Fault] = []
+    while Fault.LOST not in answers:
+        try:
+            await settle(receiver, held)
+        except AdapterError as error:
+            answers.append(error.fault)
+    assert not held[0].epoch.alive
+    await receiver.close()
+    assert await drained(await joined(world, connection), 5) == list(range(5))
 
 
 async def test_a_member_without_order_of_a_pinned_group_reads_on(world: World) -> None:

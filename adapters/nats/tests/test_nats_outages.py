@@ -2,14 +2,14 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 
 from ductape.adapter import AdapterError, Connection, Delivery, Fault, Receiver, Settlement, Stored, Verdict
-from ductape_conformance.proxy import TcpProxy
+from ductape_conformance.proxy import TcpProxy, free_port
 from ductape_nats import NatsAdapter, NatsConfig
-from tests.brokers.server import free_port
 
 from .conftest import World, bodies, event, patiently, publish, record, settle, site, take
 
@@ -186,6 +186,8 @@ async def test_a_silent_server_is_noticed_and_the_next_connection_works(
     sender = await connection.sender(event())
     first = connection.unwrap(Client)
     world.server.freeze()
+    while Path(f"/proc/{world.server.pid}/stat").read_text().rsplit(") ", 1)[1][0] != "T":
+        await asyncio.sleep(0.01)
     sending = asyncio.ensure_future(sender.send([record(1)]))
     try:
         [answer] = await sending

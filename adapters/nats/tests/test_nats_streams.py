@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.js.api import DeliverPolicy
 
 from ductape.adapter import (
     AdapterError,
@@ -237,7 +238,7 @@ async def test_foreign_messages_are_read_and_ours_are_plain(world: World) -> Non
     assert (plain.body, plain.headers, plain.key) == (b"plain", {}, None)
     assert headed.headers == {"kind": "a"}
     await publish(connection, record(3, key="k"))
-    reader = await stream.subscribe("orders", deliver_policy="last")
+    reader = await stream.subscribe("orders", deliver_policy=DeliverPolicy.LAST)
     message = await reader.next_msg(timeout=5)
     assert message.data == b"3"
     assert message.headers == {"Nats-Msg-Id": "id3", "ductape-key": "k", "ductape-id": "id3"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Set
 
-from ductape.adapter import Clock, Delivery
+from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault
 
 from ._link import Link
 from ._streams import PIN_GROUP, PIN_MORE, Group
@@ -38,9 +38,32 @@ class Pin:
         self.missing = 0
         self.renew = (group.lease + PIN_MORE) / 3
         self._link, self._group, self._clock = link, group, clock
-        self._id = ""
+        self._id = self._server = ""
         self._sure = False
         self._asked = self._looked = 0.0
+
+    def joined(self, epoch: Epoch) -> None:
+        """Begin on another connection, where something may have been delivered and not have arrived.
+
+        Raises:
+            AdapterError: ``LOST``, see `check`.
+        """
+        self._server = self._server or self._link.server
+        self._sure = False
+        self.check(epoch)
+
+    def check(self, epoch: Epoch) -> None:
+        """Give everything up if the server is another process.
+
+        It may have forgotten that it delivered what is here, and give it to somebody else: our acknowledgements
+        would then count for that one's, who could not tell any more what still runs here.
+
+        Raises:
+            AdapterError: ``LOST``; the epoch has ended.
+        """
+        if self._server != self._link.server:
+            epoch.end()
+            raise AdapterError(Fault.LOST, f"{epoch.label}: the server is not the one that delivered this")
 
     def doubt(self) -> None:
         """Something may have been delivered and not have arrived."""

@@ -17,8 +17,8 @@ from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault, Measura
 
 from ._link import Link
 from ._pin import Pin
-from ._streams import Group
 from ._settle import NAK, PROGRESS, confirmed, nak
+from ._streams import Group
 from ._wire import Token, delivery_of, status_of
 
 __all__ = ["StreamReceiver"]
@@ -59,7 +59,7 @@ class StreamReceiver(Receiver, Measurable):
         self._buffer: deque[Delivery] = deque()
         self._held: set[Delivery] = set()
         self._settling = 0
-        self._sid, self._inbox, self._joined, self._server = b"", "", 0, ""
+        self._sid, self._inbox, self._joined = b"", "", 0
         self._requested, self._until, self._rest_until = 0, 0.0, 0.0
         self._error: AdapterError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -76,13 +76,11 @@ class StreamReceiver(Receiver, Measurable):
         """Subscribe on the connection that is open now, unless that is done."""
         await self._link.open()
         if self._joined != self._link.number:
-            self._server = self._server or self._link.server
-            self._same_server()
+            if self._pin is not None:
+                self._pin.joined(self.epoch)
             self._inbox = self._link.client.new_inbox()
             self._requested = 0
             self._joined = self._link.number
-            if self._pin is not None:
-                self._pin.doubt()
             self._sid = await self._link.subscribe(self._inbox, self._heard)
 
     def _heard(self, subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
@@ -98,8 +96,7 @@ class StreamReceiver(Receiver, Measurable):
             self._pin.seen(delivery)
         self._held.add(delivery)
         self._buffer.append(delivery)
-        if self._waiter is not None:
-            self._wake()
+        self._wake()
 
     def _told(self, block: bytes) -> None:
         """Take what the server says about a request."""
@@ -111,10 +108,9 @@ class StreamReceiver(Receiver, Measurable):
             self._rest_until = self._clock.now() + REFUSED
         if status.code == 423 and self._pin is not None:
             self._pin.lost()
-        elif status.code == 503 or "Deleted" in status.text:
-            self._error = AdapterError(Fault.LOST, f"{self.epoch.label}: the consumer is gone ({status.code})")
-        elif status.code == 400 or "push based" in status.text:
-            self._error = AdapterError(Fault.LOST, f"{self.epoch.label}: {status.text}")
+        elif status.code in (400, 503) or "Deleted" in status.text or "push based" in status.text:
+            text = f"{self.epoch.label}: the consumer is gone, or another one ({status.code} {status.text})"
+            self._error = AdapterError(Fault.LOST, text)
         self._wake()
 
     def _broke(self) -> None:
@@ -150,11 +146,8 @@ class StreamReceiver(Receiver, Measurable):
     async def _in_order(self, pin: Pin) -> bool:
         """Tell whether what is in the buffer is next; keep it meanwhile, or give it to the member whose turn it is."""
         if pin.evicted:
-            pin.evicted = False
-            ours = [each for each in self._buffer if (each.leased_until or 0.0) > self._clock.now()]
-            self._held.difference_update(self._buffer)
-            self._buffer.clear()
-            if ours:
+            pin.evicted, now = False, self._clock.now()
+            if ours := [each for each in _drained(self._buffer, self._held) if (each.leased_until or 0.0) > now]:
                 await self._confirmed([], [(_token(each).reply, NAK) for each in ours], self._bound)
         if await pin.ready(self._held, self._settling, self._buffer):
             return True
@@ -268,10 +261,7 @@ class StreamReceiver(Receiver, Measurable):
         return answers
 
     async def _withdraw(self) -> bytes:
-        """End the request that is open, for what is handed back would come straight here; returns its subscription.
-
-        What is on its way under that one still arrives.
-        """
+        """End the open request, or what is handed back would come straight here; returns its subscription."""
         old = self._sid
         if self.stopped or not self._requested or self._joined != self._link.number or not self._link.alive:
             return b""
@@ -282,18 +272,9 @@ class StreamReceiver(Receiver, Measurable):
 
     async def _confirmed(self, acks: Sequence[bytes], backs: Sequence[tuple[bytes, bytes]], bound: float) -> None:
         await self._link.open(bound)
-        self._same_server()
+        if self._pin is not None and not self._closed:
+            self._pin.check(self.epoch)
         await confirmed(self._link, self.epoch.label, acks, backs, bound)
-
-    def _same_server(self) -> None:
-        """Give everything up if order is kept and the server is another process.
-
-        It may have forgotten that it delivered what is here, and give it to somebody else: our acknowledgements
-        would then count for that one's, who could not tell any more what still runs here.
-        """
-        if self._pin is not None and self._server != self._link.server:
-            self.epoch.end()
-            raise AdapterError(Fault.LOST, f"{self.epoch.label}: the server is not the one that delivered this")
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Answers:
         """Say that handlers are at work; what another member may have by now is ``LOST``."""
@@ -341,9 +322,7 @@ class StreamReceiver(Receiver, Measurable):
             return
         self._closed = True
         await self.stop()
-        self._wake()
         self._buffer.clear()
-        self._server = self._link.server
         now = self._clock.now()
         ours = sorted((each for each in self._held if (each.leased_until or 0.0) > now), key=_sequence)
         self._held.clear()
@@ -358,6 +337,13 @@ class StreamReceiver(Receiver, Measurable):
         self._unwatch()
         if self._joined == self._link.number:
             self._link.forget(self._sid)
+
+
+def _drained(buffer: deque[Delivery], held: set[Delivery]) -> list[Delivery]:
+    taken = list(buffer)
+    held.difference_update(taken)
+    buffer.clear()
+    return taken
 
 
 def _parts(settlement: Settlement) -> tuple[Delivery, Verdict, float]:
