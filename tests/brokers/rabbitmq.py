@@ -1,5 +1,6 @@
 """A RabbitMQ server: Debian's own release run as our process, or Debian 13's 4.x in a folder of its own."""
 
+import contextlib
 import os
 import platform
 import secrets
@@ -101,7 +102,7 @@ class RabbitMQ(Server):
         self.folder.chmod(0o700)
         text = _CONFIG.format(port=self.port, timeout=int(self.consumer_timeout * 1000))
         if self.tls is not None:
-            ca, cert, key = self.tls
+            ca, cert, key = (shutil.copy(path, self.folder) for path in self.tls)
             verify, must = ("verify_peer", "true") if self.client_certificate else ("verify_none", "false")
             tls = _TLS.format(port=self.port, ca=ca, cert=cert, key=key, verify=verify, must=must)
             text = tls + text.partition("\n")[2]
@@ -156,6 +157,9 @@ class RabbitMQ(Server):
 
     def stop(self) -> None:
         """Ends the node and, for generation 4, the mount of its folder."""
+        if self._process is not None and self._process.poll() is not None:  # by itself: the mapper goes on
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         inside = self._root / self.folder.relative_to("/") if self.port and self.generation == 4 else None
         if inside is not None and not self.given and os.getpid() == self._owner:
             self._end(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from tests.soak.ground import GROUP, Ground
 
 AGE = 3.0
 """Seconds after which RabbitMQ's own records of a new queue are on disk: killed before, it forgets the queue itself."""
+IDLE = 5.0
 QUEUE = f"b.t.{GROUP}"
 
 
@@ -42,12 +44,11 @@ class RabbitMQGround(Ground):
         connection = await aio_pika.connect(self.server.url)
         try:
             queue = await (await connection.channel()).declare_queue(QUEUE, passive=True)
-            number = queue.declaration_result.message_count or 0
-            async with queue.iterator(no_ack=True) as messages:
-                async for message in messages:
-                    counts[str(message.headers["ductape-id"])] += 1
-                    if counts.total() >= number:
-                        break
+            # Until nothing comes: what a quorum queue says of its length lags behind.
+            async with queue.iterator(no_ack=True, timeout=IDLE) as messages:
+                with contextlib.suppress(TimeoutError):
+                    async for message in messages:
+                        counts[str(message.headers["ductape-id"])] += 1
         finally:
             await connection.close()
         return counts

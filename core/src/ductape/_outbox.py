@@ -125,11 +125,12 @@ class Outbox:
                     lane = self._own[own] = self._lane()
                     self._lanes.append(lane)
                 return lane
-        lanes = self._lanes[: self._calls]
         if record.key is not None:
-            return lanes[hash(record.key) % len(lanes)]
-        full = self.keeper.limits.records  # keyless records fill one batch after the other: calls cost more
-        return next((lane for lane in lanes if len(lane.queue) < full), lanes[0])
+            return self._lanes[hash(record.key) % self._calls]
+        full, first = self.keeper.limits.records, self._lanes[0]
+        if len(first.queue) < full:  # keyless records fill one batch after the other: calls cost more
+            return first
+        return next((lane for lane in self._lanes[1 : self._calls] if len(lane.queue) < full), first)
 
     def _lane(self) -> Lane:
         return Lane(self.keeper, self._resolve, lambda item: self._left(1, item.record.size))
