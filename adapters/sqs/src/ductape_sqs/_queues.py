@@ -9,12 +9,14 @@ import msgspec
 
 from ductape.adapter import AdapterError, Channel, Fault, Order, Purpose, Site
 
-from ._client import Client, Refused
+from ._client import CALL, Client, Refused
 from ._config import SqsConfig
 from ._wire import LARGEST, dead_name, queue_name
 
 __all__ = ["Queue", "Queues"]
 
+LOOK = 7.0
+"""Seconds for each of the up to four calls of a declaration, which may take 30 in all."""
 FORTNIGHT = "1209600"
 """Seconds for which a queue of dead letters keeps them: the longest there is."""
 MISSING = ("QueueDoesNotExist", "NonExistentQueue")
@@ -138,10 +140,10 @@ class Queues:
             raise AdapterError(Fault.TRANSIENT, f"queue {name!r} is not there yet")
         return queue
 
-    async def _url(self, name: str, account: str = "") -> str | None:
+    async def _url(self, name: str, account: str = "", seconds: float = LOOK) -> str | None:
         request = {"QueueName": name} | ({"QueueOwnerAWSAccountId": account} if account else {})
         try:
-            return (await self._client.call("GetQueueUrl", request, _Url)).queue_url
+            return (await self._client.call("GetQueueUrl", request, _Url, seconds)).queue_url
         except Refused as error:
             if error.code in MISSING:
                 return None
@@ -149,7 +151,8 @@ class Queues:
 
     async def _create(self, name: str, attributes: Mapping[str, str]) -> str:
         try:
-            answer = await self._client.call("CreateQueue", {"QueueName": name, "Attributes": attributes}, _Url)
+            request = {"QueueName": name, "Attributes": attributes}
+            answer = await self._client.call("CreateQueue", request, _Url, LOOK)
         except Refused as error:
             url = await self._url(name) if error.code in EXISTS else None  # somebody was quicker
             if url is None:
@@ -162,7 +165,7 @@ class Queues:
         """Return a queue with what it says of itself; None: it is not there."""
         request = {"QueueUrl": queue.url, "AttributeNames": ["MaximumMessageSize", "RedrivePolicy"]}
         try:
-            found = (await self._client.call("GetQueueAttributes", request, _Attributes)).attributes
+            found = (await self._client.call("GetQueueAttributes", request, _Attributes, LOOK)).attributes
         except Refused as error:
             if error.code in MISSING:
                 return None
@@ -177,7 +180,7 @@ class Queues:
     async def ping(self) -> None:
         """Ask for a queue that need not be there: credentials, region and address are right if SQS answers."""
         try:
-            await self._url("ductape")
+            await self._url("ductape", seconds=CALL)
         except Refused as error:
             if error.code not in DENIED:
                 raise
