@@ -58,7 +58,7 @@ class World:
         self.admin: AIOKafkaAdminClient = AIOKafkaAdminClient(bootstrap_servers=server.url)
 
     async def connect(self, *, create: bool = True, broker: str = "", **fields: object) -> Connection:
-        fields = {"partitions": 3, "session": 1.5, "drain": 2.0, **fields}
+        fields = {"partitions": 3, "session": 10.0, "drain": 5.0, **fields}
         config = KafkaConfig(brokers=[broker or self.server.url], **fields)  # type: ignore[arg-type]  # tests name them
         connection = await KafkaAdapter().connect(config, site(create=create))
         self.stack.push_async_callback(connection.close)

@@ -21,6 +21,7 @@ class KafkaHarness(Harness):
     client = "aiokafka"
     redelivery_bound = 7.0
     patience = 15.0
+    processes = True
     fixtures = ("kafka_server",)
     partitions = 3
 
@@ -56,7 +57,16 @@ class KafkaHarness(Harness):
     async def stall(self) -> None:
         self.proxy.stall()
 
+    async def slow(self, seconds: float) -> None:
+        self.proxy.slow(seconds)
+
+    async def half_open(self) -> None:
+        self.proxy.half_open()
+
     async def resume(self) -> None:
+        # An answer that was swallowed would shift those that follow on its connection.
+        if self.proxy.swallowed:
+            self.proxy.cut()
         self.proxy.resume()
 
     async def kill(self) -> None:

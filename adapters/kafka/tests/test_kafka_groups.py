@@ -14,6 +14,9 @@ from tests.brokers.server import Server
 
 from .conftest import World, bodies, record, settle, take
 
+# The first test starts the broker.
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:

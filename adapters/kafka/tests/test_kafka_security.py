@@ -16,7 +16,8 @@ from tests.brokers.server import Unavailable
 
 from .conftest import site, take
 
-pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("kafka_secure")]
+# The first test starts the broker.
+pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("kafka_secure"), pytest.mark.timeout(180)]
 PASSWORD = "correct horse"
 _LOGIN = "org.apache.kafka.common.security"
 

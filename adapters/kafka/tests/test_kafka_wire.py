@@ -23,6 +23,9 @@ from ductape_kafka._wire import (
 
 from .conftest import World, record, settle, take
 
+# The first test that needs the broker starts it.
+pytestmark = pytest.mark.timeout(180)
+
 JAVA = {
     "21": -973932308,
     "foobar": -790332482,

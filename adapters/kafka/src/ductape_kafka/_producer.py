@@ -114,6 +114,9 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
     producer._closed = True
     sender, batches = producer._sender, producer._message_accumulator
     if sender is not None and sender.sender_task is not None:
+        # What it does with a task that ended early fails, and is logged.
+        sender.sender_task.remove_done_callback(sender._fail_all)
+        sender.sender_task.add_done_callback(lambda task: task.cancelled() or task.exception())
         sender.sender_task.cancel()
     await quietly(producer.client.close(), 0.5)
     batches.fail_all(errors.KafkaError("its producer was given up"))  # they may be stored

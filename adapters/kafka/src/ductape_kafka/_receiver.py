@@ -186,7 +186,8 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         except AdapterError as error:
             self._error = error
         finally:
-            self._poll = None
+            if self._poll is asyncio.current_task():  # else it was ended, and there may be another
+                self._poll = None
             self._wake()
 
     def _accept(self, found: dict[TopicPartition, list[Any]]) -> None:
