@@ -26,6 +26,8 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     """The server's address, for providers."""
     seconds: float = 0.0
     """How long to watch, where that matters."""
+    fills: bool = False
+    """Load the backlog of the case and contestant, instead of measuring."""
 
 
 def _coroutine(spec: Spec) -> Coroutine[Any, Any, Measured]:
@@ -38,13 +40,9 @@ def _coroutine(spec: Spec) -> Coroutine[Any, Any, Measured]:
         from . import counts
 
         return _coroutine_of(counts.CASES[spec.case].run())
-    if spec.suite == "idle":
-        from . import idle
+    from . import cases
 
-        return _coroutine_of(idle.CASES[spec.case].run(spec.url, spec.seconds, spec.messages))
-    from . import providers
-
-    return _coroutine_of(providers.run(spec.suite, spec.case, spec.contestant, spec.url, spec.messages))
+    return cases.run(spec)
 
 
 async def _coroutine_of(work: Any) -> Measured:

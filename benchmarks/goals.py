@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -18,46 +19,61 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     most: float
     how: Literal["absolute", "over", "ratio"] = "absolute"
     than: str = ""
+    """Another case of the suite, another contestant of the case, or ``asyncio``: the same on that loop."""
     contestant: str = "ductape"
     metric: str = "cpu"
+    loop: str = ""
+    """Only on this loop."""
 
     def measured(self, report: Report, figure: Figure) -> float | None:
-        """Return what the goal is about, from a report; None if what it is compared with was not measured."""
-        if self.how == "absolute":
-            return figure.median
+        """Return what the goal is about, from a report; None if it was not measured, or what it is compared with."""
+        value = figure.of(self.metric)
+        if self.how == "absolute" or value is None:
+            return value
         other = self._other(report, figure)
         if other is None:
             return None
-        return figure.median - other.median if self.how == "over" else figure.median / other.median
+        return value - other if self.how == "over" else value / other
 
-    def _other(self, report: Report, figure: Figure) -> Figure | None:
-        for case, contestant in ((self.than, self.contestant), (self.case, self.than)):
-            found = report.find(self.suite, case, contestant, figure.loop, self.metric)
-            if found is not None:
-                return found
+    def _other(self, report: Report, figure: Figure) -> float | None:
+        suite, case, contestant, loop = figure.name
+        for name in (
+            (suite, self.than, contestant, loop),
+            (suite, case, self.than, loop),
+            (suite, case, contestant, self.than),
+        ):
+            if (found := report.find(*name)) is not None:
+                return found.of(self.metric)
         return None
 
-    def text(self, report: Report, figure: Figure) -> str:
-        """Return ``goal / measured`` for a table."""
+    def text(self, report: Report, figure: Figure) -> tuple[str, str, bool] | None:
+        """Return goal and figure as text, and whether it is met; None if what it is compared with was not measured."""
         measured = self.measured(report, figure)
+        if measured is None:
+            return None
         said = {"absolute": f"≤ {self.most:g}", "over": f"≤ +{self.most:g}", "ratio": f"≤ {self.most:g} ×"}[self.how]
         than = f" {self.than}" if self.than else ""
-        if measured is None:
-            return f"{said}{than} / not measured"
-        got = {"absolute": f"{measured:.2f}", "over": f"{measured:+.2f}", "ratio": f"{measured:.3f} ×"}[self.how]
-        return f"{said}{than} / {got} {'✓' if measured <= self.most else '**✗**'}"
+        metric = "" if self.metric == figure.metric else f"{self.metric} "
+        got = {"absolute": f"{measured:.2f}", "over": f"{measured:+.2f}", "ratio": f"{measured:.2f} ×"}[self.how]
+        return f"{metric}{said}{than}", got, measured <= self.most
 
 
 class _File(msgspec.Struct):
     goal: list[Goal]
 
 
+@cache
 def goals() -> list[Goal]:
     """Read the goals."""
     return msgspec.toml.decode(Path(__file__).with_name("goals.toml").read_bytes(), type=_File).goal
 
 
-def goal_of(figure: Figure) -> Goal | None:
-    """Return the goal of a figure, if it has one."""
-    name = figure.suite, figure.case, figure.contestant, figure.metric
-    return next((goal for goal in goals() if (goal.suite, goal.case, goal.contestant, goal.metric) == name), None)
+def goal_of(figure: Figure) -> list[Goal]:
+    """Return the goals of a figure."""
+    return [
+        goal
+        for goal in goals()
+        if goal.suite == figure.suite or (goal.suite == "*" and figure.suite not in ("kernel", "counts"))
+        if (goal.case, goal.contestant) == (figure.case, figure.contestant) and goal.loop in ("", figure.loop)
+        if goal.metric == figure.metric or goal.metric in figure.extra
+    ]

@@ -68,5 +68,5 @@ def import_figure(times: int = 12) -> Figure:
         unit="ms",
         samples=samples[:1],
         notes=notes,
-        extra={"slowest": round(samples[-1], 1)},
+        extra={"slowest": [round(samples[-1], 1)]},
     )

@@ -46,7 +46,8 @@ class NullAdapter(Adapter[NoConfig]):
     Attributes:
         calls: Calls to `Sender.send`.
         records: Records in them.
-        settled: Deliveries that were settled.
+        settles: Calls to `Receiver.settle`.
+        settled: Deliveries in them.
         done: Set once the whole backlog is.
         last: The record that was sent last.
     """
@@ -63,7 +64,7 @@ class NullAdapter(Adapter[NoConfig]):
             keys: Number of keys they are spread over; 0: none has one.
         """
         self.backlog, self.keys = backlog, keys
-        self.calls = self.records = self.settled = self.taken = 0
+        self.calls = self.records = self.settles = self.settled = self.taken = 0
         self.headers: dict[str, str] = {}
         self.last: Outgoing | None = None
         self.done = asyncio.Event()
@@ -126,6 +127,7 @@ class _Receiver(Receiver):
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[AdapterError | None]:
         adapter = self._adapter
+        adapter.settles += 1
         adapter.settled += len(settlements)
         if adapter.settled >= len(adapter.backlog):
             adapter.done.set()

@@ -7,14 +7,16 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
-FORMAT = 1
-PACKAGES = ("msgspec", "uvloop", "redis", "hiredis", "faststream", "pydantic")
+FORMAT = 2
+PACKAGES = ("msgspec", "uvloop", "faststream", "pydantic")
 
 
 class Measured(msgspec.Struct, kw_only=True):
@@ -22,15 +24,18 @@ class Measured(msgspec.Struct, kw_only=True):
 
     value: float
     notes: list[str] = []
-    """Messages lost or repeated, and whatever else a reader must know."""
+    """Messages lost or repeated, and whatever else a reader must know; what begins in capitals makes a run unsound."""
     extra: dict[str, float] = {}
+    """Further numbers of the same run."""
+    histogram: dict[int, int] = {}
+    """Latencies, as `latency.bucket` counts them: those of all repeats are put together."""
 
 
 class Figure(msgspec.Struct, kw_only=True):
     """One number of the report, and the repeats it is the median of."""
 
     suite: str
-    """``kernel``, a provider, or ``idle``."""
+    """``kernel``, ``counts`` or a provider."""
     case: str
     title: str
     contestant: str = "ductape"
@@ -39,12 +44,13 @@ class Figure(msgspec.Struct, kw_only=True):
     unit: str = "µs/message"
     samples: list[float] = []
     notes: list[str] = []
-    extra: dict[str, float] = {}
+    extra: dict[str, list[float]] = {}
+    histogram: dict[int, int] = {}
 
     @property
-    def name(self) -> tuple[str, str, str, str, str]:
+    def name(self) -> tuple[str, str, str, str]:
         """What tells it from the others of a report."""
-        return self.suite, self.case, self.contestant, self.loop, self.metric
+        return self.suite, self.case, self.contestant, self.loop
 
     @property
     def median(self) -> float:
@@ -56,11 +62,28 @@ class Figure(msgspec.Struct, kw_only=True):
         """The lowest and the highest repeat."""
         return min(self.samples), max(self.samples)
 
+    def of(self, metric: str) -> float | None:
+        """Return the median of its own metric, or of one of the further numbers; None if it has no such number."""
+        samples = self.samples if metric == self.metric else self.extra.get(metric)
+        return statistics.median(samples) if samples else None
+
     def add(self, measured: Measured) -> None:
         """Take one more repeat."""
         self.samples.append(measured.value)
-        self.extra = measured.extra or self.extra
-        self.notes += [note for note in measured.notes if note not in self.notes]
+        for name, value in measured.extra.items():
+            self.extra.setdefault(name, []).append(value)
+        for bucket, count in measured.histogram.items():
+            self.histogram[bucket] = self.histogram.get(bucket, 0) + count
+        self.note(*measured.notes)
+
+    def note(self, *notes: str) -> None:
+        """Keep notes, each once."""
+        self.notes += [note for note in notes if note not in self.notes]
+
+    @property
+    def faults(self) -> list[str]:
+        """The notes of runs that lost or repeated messages, or failed."""
+        return [note for note in self.notes if note.split(" ")[0].rstrip(":").isupper()]
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -68,25 +91,44 @@ class Report(msgspec.Struct, kw_only=True):
 
     format: int = FORMAT
     made: str = ""
+    finished: bool = False
     machine: dict[str, str] = {}
     versions: dict[str, str] = {}
     settings: dict[str, str] = {}
+    ways: dict[str, dict[str, str]] = {}
+    """What the raw client did, by provider and contestant, in the client's words."""
     figures: list[Figure] = []
 
-    def find(self, suite: str, case: str, contestant: str, loop: str, metric: str) -> Figure | None:
+    def find(self, suite: str, case: str, contestant: str, loop: str) -> Figure | None:
         """Return a figure, if it was measured."""
-        wanted = (suite, case, contestant, loop, metric)
+        wanted = (suite, case, contestant, loop)
         return next((figure for figure in self.figures if figure.name == wanted and figure.samples), None)
 
+    def kept(self, figure: Figure) -> Figure:
+        """Return the figure of this name, if there is one already; else the given one, which is taken in."""
+        found = next((each for each in self.figures if each.name == figure.name), None)
+        if found is None:
+            self.figures.append(figure)
+        return found or figure
+
     def write(self, path: Path) -> None:
-        """Keep it as JSON."""
+        """Keep it as JSON; a reader never sees half a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+        part = path.with_suffix(".part")
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        part.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """Read what `write` wrote."""
-        return msgspec.json.decode(path.read_bytes(), type=cls)
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: It is of another format.
+        """
+        report = msgspec.json.decode(path.read_bytes(), type=cls)
+        if report.format != FORMAT:
+            raise ValueError(f"{path.name} is of format {report.format}, this is {FORMAT}: measure anew")
+        return report
 
 
 def new_report(settings: dict[str, str]) -> Report:
@@ -112,11 +154,15 @@ def _versions() -> dict[str, str]:
     root = Path(__file__).parents[1]
     ductape = (root / "VERSION").read_text().strip() + _commit(root)
     found = {"ductape": ductape, "python": f"{platform.python_implementation()} {platform.python_version()}"}
-    for name in PACKAGES:
-        try:
+    return found | packages(PACKAGES)
+
+
+def packages(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -131,7 +177,7 @@ def _commit(root: Path) -> str:
 
 
 def server_version(program: str) -> str:
-    """Return what a server says of itself, in one line."""
+    """Return what a server's program says of itself, in one line."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=10)
     return " ".join(part for part in done.stdout.split() if "=" not in part or part.startswith("v=")) or "unknown"
 

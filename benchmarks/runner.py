@@ -17,6 +17,12 @@ from .results import Figure, Measured, progress
 ROOT = Path(__file__).parents[1]
 CHILD_SECONDS = 180.0
 """No measurement takes longer; one that does is ended and said to have failed."""
+FIRST = 500
+"""Messages of a first run at least; it tells how many make a run of the wanted length, and is not counted."""
+
+
+WAITING = 4
+"""A run may last so many times as long as its CPU is wanted to."""
 
 
 class Failed(Exception):
@@ -28,10 +34,23 @@ class Job(msgspec.Struct, kw_only=True):
 
     figure: Figure
     spec: Spec
-    before: Callable[[], None] | None = None
-    """Run before each repeat, outside of the measurement: fills a backlog."""
-    also: dict[str, Figure] = {}
-    """Figures that are read from `Measured.extra`."""
+    before: Spec | None = None
+    """Run before each repeat, in a process of its own, not measured: fills a backlog."""
+    most: int = 0
+    """The number of messages is found by a first run, and is at most this; 0: it is given in `spec`."""
+    least: int = 0
+    once: bool = False
+    """One repeat is enough."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How long it may take."""
+
+    repeats: int
+    seconds: float
+    """CPU of the measured part of a run, where the number of messages is free."""
+    budget: float
+    """Seconds after which no further round begins."""
 
 
 def run_child(spec: Spec, seconds: float = CHILD_SECONDS) -> Measured:
@@ -59,33 +78,80 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
-def measure(jobs: Sequence[Job], repeats: int, *, budget: float) -> None:
-    """Fill the figures of `jobs`.
+def measure(jobs: Sequence[Job], pace: Pace, save: Callable[[], None]) -> None:
+    """Fill the figures of `jobs`; what they have already is kept.
 
     Args:
         jobs: What to measure; each round measures each of them once.
-        repeats: Rounds.
-        budget: Seconds after which no further round begins.
+        pace: How often, and for how long.
+        save: Called after every round.
     """
     began = time.monotonic()
-    for number in range(repeats):
-        if number and time.monotonic() - began > budget:
-            progress(f"  {budget:g} s are over: {number} rounds instead of {repeats}")
+    _size(jobs, pace)
+    save()
+    for number in range(1, pace.repeats + 1):
+        due = [job for job in jobs if len(job.figure.samples) < (1 if job.once else number) and not _is_hopeless(job)]
+        round_began = time.monotonic()
+        for job in due:
+            _repeat(job, f"{number}/{pace.repeats}")
+        save()
+        now, left = time.monotonic(), pace.repeats - number
+        took = now - round_began
+        if due and left:
+            progress(f"  {now - began:.0f} s; about {took * left:.0f} s to go")
+        if left and now + took - began > pace.budget:
+            progress(f"  {pace.budget:.0f} s do not hold another round: {number} instead of {pace.repeats}")
             return
-        for job in jobs:
-            figure = job.figure
+
+
+def _size(jobs: Sequence[Job], pace: Pace) -> None:
+    """Find how many messages make a run of the wanted length, alike for both loops."""
+    found: dict[tuple[str, str, str], int] = {}
+    for job in jobs:
+        if not job.most:
+            continue
+        spec = job.spec
+        name = (spec.suite, spec.case, spec.contestant)
+        if known := job.figure.extra.get("messages"):
+            found[name] = int(known[-1])
+        elif name not in found:
+            progress(f"  how many: {job.figure.title}, {spec.contestant}")
+            wanted = 0
             try:
-                if job.before is not None:
-                    job.before()
-                measured = run_child(job.spec)
+                first = _run(job, max(FIRST, job.least))
             except Failed as error:
-                if (note := f"FAILED: {error}") not in figure.notes:
-                    figure.notes.append(note)
-                progress(f"  {figure.title}, {figure.contestant}, {figure.loop}: FAILED: {error}")
-                continue
-            figure.add(measured)
-            for name, other in job.also.items():
-                if name in measured.extra:
-                    other.samples.append(measured.extra[name])
-            text = f"{measured.value:9.2f} {figure.unit}  {figure.title}, {figure.contestant}, {figure.loop}"
-            progress(f"  {number + 1}/{repeats} {text} {' '.join(measured.notes)}")
+                _failed(job, error)  # it is not run again
+            else:
+                # So much CPU, or, where most is waiting (joining a group, a slow server), some times as long.
+                wanted = int(pace.seconds * 1e6 * min(1 / first.value, WAITING / first.extra["wall"])) // 100 * 100
+            found[name] = max(job.least, min(job.most, wanted))
+        job.spec = msgspec.structs.replace(spec, messages=found[name])
+
+
+def _repeat(job: Job, turn: str) -> None:
+    try:
+        measured = _run(job, job.spec.messages)
+    except Failed as error:
+        _failed(job, error)
+        return
+    figure = job.figure
+    figure.add(measured)
+    text = f"{measured.value:9.2f} {figure.unit}  {figure.title}, {figure.contestant}, {figure.loop}"
+    progress(f"  {turn} {text} {' '.join(measured.notes)}".rstrip())
+
+
+def _run(job: Job, messages: int) -> Measured:
+    if job.before is not None:
+        run_child(msgspec.structs.replace(job.before, messages=messages))
+    return run_child(msgspec.structs.replace(job.spec, messages=messages))
+
+
+def _failed(job: Job, error: Failed) -> None:
+    figure = job.figure
+    figure.note(f"FAILED: {error}")
+    progress(f"  {figure.title}, {figure.contestant}, {figure.loop}: FAILED: {error}")
+
+
+def _is_hopeless(job: Job) -> bool:
+    """Say whether it failed before: a bound that was overstayed once is not waited for five times."""
+    return any(note.startswith("FAILED") for note in job.figure.notes)
