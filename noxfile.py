@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import nox_support as support
 
 ROOT = support.ROOT
-WORKERS = 4
+WORKERS = 5
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -66,7 +66,7 @@ def tests(session: nox.Session) -> None:
     folders = [] if chosen else [*support.tests_of(support.members()), "tests"]
     session.log(f"whole run on Python {lowest}")
     env = _test_environment() | {"DUCTAPE_TEST_MISSING_PYTHONS": " ".join(missing)}
-    # Most of a run on real servers is waiting: one worker for each, and more workers than processors.
+    # Most of a run on real servers is waiting: more workers than processors, and each keeps to its servers.
     spread = [] if chosen else ["-n", str(WORKERS), "--dist", "loadgroup"]
     target.run("-m", "pytest", *spread, *folders, *arguments, env=env)
     if failed:

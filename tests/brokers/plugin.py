@@ -130,8 +130,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not used:
             continue
         item.add_marker("broker")
-        # One worker a server: it starts once, and what kills it disturbs nobody.
-        item.add_marker(pytest.mark.xdist_group(min(name.partition("_")[0] for name in used)))
+        # A worker for each server and loop: it starts once, what kills it disturbs nobody, and no worker is the last
+        # for long.
+        loop = "uvloop" if "uvloop" in item.nodeid else "asyncio"
+        item.add_marker(pytest.mark.xdist_group(f"{min(name.partition('_')[0] for name in used)}-{loop}"))
         for kind in filter(None, map(_FIXTURES.get, used)):
             if item.get_closest_marker("kills") and os.environ.get(kind.variable):
                 item.add_marker(
