@@ -472,6 +472,7 @@ def config_table(kind: type[msgspec.Struct]) -> str:
     for field in msgspec.structs.fields(kind):
         default = field.default if field.default is not msgspec.NODEFAULT else {}
         shown = "" if default is None else f"`{msgspec.json.encode(default).decode()}`"
+        shown = "required" if field.required else shown
         kind_of = annotations[field.name].replace(" | ", " or ")
         rows += row(f"`{field.name}`", f"`{kind_of}`", shown, meanings[field.name])
     return head("field", "type", "default", "") + rows
@@ -491,7 +492,13 @@ def capability(value: object) -> str:
     name = getattr(value, "name", None)
     if name is not None:
         return str(name).lower()
-    return "any" if value == float("inf") else f"{value:,.0f}" if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    assert isinstance(value, float)  # the others are seconds
+    for unit, name in ((86_400, "days"), (3_600, "h")):
+        if float("inf") > value >= 2 * unit:
+            return f"{value / unit:.3g} {name}"
+    return "any" if value == float("inf") else f"{value:g} s"
 
 
 def memory_config() -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import redis.asyncio as raw
 
-from ductape import Ductape, Event, PublishError, Reject, Retry
+from ductape import Ductape, Event, PublishError, Registry, Reject, Retry
 from ductape.errors import AdapterNotUsable, OpenError
 from ductape_conformance.proxy import TcpProxy
+from ductape_redis import RedisAdapter
 from tests.brokers.redis import Redis
 
 LEASE = 2.0
@@ -250,8 +251,8 @@ async def test_a_wrong_password_is_refused_and_never_shown(redis_server: Redis) 
     await ductape.close()
 
 
-async def test_kafka_is_named_with_what_to_install() -> None:
-    ductape = Ductape(product="shop", env="prd")
+async def test_an_adapter_that_is_not_installed_is_named_with_what_to_install() -> None:
+    ductape = Ductape(product="shop", env="prd", registry=Registry.of({"REDIS": RedisAdapter}))
     await ductape.broker.create(
         tag="orders", envs=[{"slug": "prd", "type": "KAFKA", "config": {"brokers": ["x:9092"]}}]
     )

@@ -57,7 +57,7 @@ def test_it_passes_the_kit_as_generated(generated: Path) -> None:
     assert len({row["scenario"] for row in played if row["level"] == "contract"}) >= 40
     # Beside the hooks that need a server to fail, nothing is left out but what is not declared.
     loud = {row["reason"] for row in suite["scenarios"] if row["outcome"] == "skipped"}
-    hooks = ("cut", "stall", "kill", "forget")
+    hooks = ("cut", "stall", "kill", "forget", "slow", "half_open", "wrong_credentials", "processes")
     assert {reason for reason in loud if not reason.startswith("not declared")} <= {
         f"cannot be played: the harness has no {hook}" for hook in hooks
     }
