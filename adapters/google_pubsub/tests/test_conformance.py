@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no annotations
@@ -41,7 +42,9 @@ class PubSubHarness(Harness):
     async def config(self, namespace: str) -> Mapping[str, Any]:
         server = self.fixture["pubsub_server"]
         self.proxy = await self.stack.enter_async_context(TcpProxy(server.host, server.port))
-        self.server = server.origin
+        # The report says which, not where on this machine.
+        emulator = Path(server.origin).stem.removesuffix("-all").replace("cloud-pubsub-emulator-", "Pub/Sub emulator ")
+        self.server = emulator if server.official else server.origin
         return {
             "projectId": "kit",
             "emulatorHost": f"127.0.0.1:{self.proxy.port}",

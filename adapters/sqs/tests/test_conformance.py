@@ -84,8 +84,8 @@ class SqsHarness(Harness):
 
 
 # Nothing here disturbs the server: parts may be played on several workers, each with one of its own.
-test_contract = pytest.mark.xdist_group("sqs-contract")(suite(SqsHarness, level="contract"))
-test_promises = pytest.mark.xdist_group("sqs-promises")(suite(SqsHarness, level="promise"))
+test_standard = pytest.mark.xdist_group("sqs-contract")(suite(SqsHarness, level="contract"))
+test_standard_promises = pytest.mark.xdist_group("sqs-promises")(suite(SqsHarness, level="promise"))
 test_fifo = pytest.mark.xdist_group("sqs-fifo")(
     suite(
         SqsHarness,

@@ -41,15 +41,28 @@ def trimmed(report: Report) -> dict[str, dict[str, Any]]:
         for row in sorted(suite["scenarios"], key=lambda row: _WORST.index(row["outcome"]), reverse=True):
             ended[row["scenario"]] = row["reason"] if row["outcome"] == "skipped" else row["outcome"]
         name = suite["test"].rpartition("::")[2].removeprefix("test_")
-        mine["suites"][name] = {
-            "variant": variant,
-            "capabilities": suite.get("capabilities") or {},
-            "scenarios": dict(sorted(ended.items())),
-        }
-    for mine in found.values():  # parts of a catalogue are other ways to play what is played whole elsewhere
+        _add(mine["suites"], name, variant, suite.get("capabilities") or {}, ended)
+    for mine in found.values():
         most = max(len(suite["scenarios"]) for suite in mine["suites"].values())
-        mine["suites"] = {name: suite for name, suite in mine["suites"].items() if len(suite["scenarios"]) in (1, most)}
+        mine["suites"] = {name: suite for name, suite in mine["suites"].items() if _telling(suite["scenarios"], most)}
     return found
+
+
+def _add(
+    suites: dict[str, Any], name: str, variant: Mapping[str, Any], declared: Mapping[str, Any], ended: dict[str, str]
+) -> None:
+    """Add a suite; what plays another part of the catalogue in the same way belongs to the one before."""
+    for other in suites.values():
+        alike = other["variant"] == variant and not other["scenarios"].keys() & ended.keys()
+        if alike and min(len(ended), len(other["scenarios"])) > 1:  # random histories are a suite of their own
+            other["scenarios"] = dict(sorted({**other["scenarios"], **ended}.items()))
+            return
+    suites[name] = {"variant": variant, "capabilities": declared, "scenarios": dict(sorted(ended.items()))}
+
+
+def _telling(ended: Mapping[str, str], most: int) -> bool:
+    """Small parts of a catalogue are other ways to play what is played whole elsewhere; one that failed is kept."""
+    return len(ended) == 1 or 2 * len(ended) > most or "fail" in ended.values()
 
 
 def write(report: Path, folder: Path) -> list[Path]:
