@@ -367,6 +367,35 @@ async def test_a_lease_that_ran_out_frees_its_place_and_is_lost_for_its_member(w
     await world.ack(receiver, new)
 
 
+async def test_after_a_stall_every_delivery_gets_its_own_answer_when_one_row_is_with_us_twice(world: Any) -> None:
+    connection = await world.connect(lease=10.0)
+    receiver = await world.receiver(connection, window=10)
+    await world.send(connection, "m1")
+    [old] = await receiver.receive(1, 1.0)
+    world.clock.ahead += 11.0
+    [new] = await receiver.receive(1, 1.0)
+    lost, fine = await receiver.extend([old, new])
+    assert (lost.fault, fine) == (Fault.LOST, None)
+    fine, lost = await receiver.settle([Settlement(new, Verdict.ACK), Settlement(old, Verdict.ACK)])
+    assert (fine, lost.fault) == (None, Fault.LOST)
+
+
+async def test_a_lease_that_ran_out_and_that_nobody_took_is_still_settled_and_extended(world: Any) -> None:
+    connection = await world.connect(lease=10.0)
+    receiver = await world.receiver(connection, window=3)
+    await world.send(connection, "m1", "m2", "m3")
+    first, second, third = await receiver.receive(3, 1.0)
+    world.clock.ahead += 11.0
+    [again] = await receiver.receive(1, 1.0)
+    assert (again.body, again.count) == (b"m1", 2)
+    assert list(await receiver.extend([second])) == [None]
+    assert second.leased_until > world.clock.now()
+    await world.ack(receiver, again, second, third)
+    answers = await receiver.settle([Settlement(one, Verdict.ACK) for one in (first, second, third)])
+    assert [answer.fault for answer in answers] == [Fault.LOST] * 3, "once"
+    assert world.sql("SELECT count(*) FROM ductape_held") == [(0,)]
+
+
 async def test_lag_counts_what_was_never_given(world: Any) -> None:
     connection = await world.connect()
     receiver = await world.receiver(connection)

@@ -343,6 +343,15 @@ async def test_the_native_object_is_a_connection_of_its_own_to_the_same_file(wor
         native.execute("SELECT 1")
 
 
+async def test_a_native_object_of_another_thread_is_closed_with_the_connection(world: Any) -> None:
+    connection = await world.connect()
+    native = await asyncio.to_thread(connection.unwrap, sqlite3.Connection)
+    await connection.close()
+    assert connection.file.closed
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        native.execute("SELECT 1")
+
+
 def test_the_adapter_is_loaded_without_sqlite() -> None:
     code = "import sys, ductape_sqlite; sys.exit('sqlite3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ductape.adapter import AdapterError
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -137,6 +140,39 @@ async def test_without_a_bell_what_others_store_is_seen_all_the_same(world: Any)
     await world.send(await world.connect(), "m1")
     assert world.bodies(await waiting) == ["m1"]
     assert time.monotonic() - began < 5.0
+
+
+async def test_a_process_that_is_never_idle_sees_what_others_store_all_the_same(world: Any) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection)
+    assert list(await receiver.receive(1, 0.0)) == []
+    world.sql("DELETE FROM ductape_listener")
+    waiting = asyncio.ensure_future(receiver.receive(1, 10.0))
+
+    async def busy() -> None:
+        while not waiting.done():
+            await connection.check()
+
+    others = asyncio.ensure_future(busy())
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    await world.send(await world.connect(), "m1")
+    assert world.bodies(await waiting) == ["m1"]
+    assert time.monotonic() - began < 5.0
+    await others
+
+
+async def test_a_port_that_could_not_be_entered_is_entered_by_the_next_call(world: Any) -> None:
+    connection = await world.connect(busy_timeout=0.1)
+    receiver = await world.receiver(connection)
+    other = sqlite3.connect(world.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(AdapterError, match="locked"):
+        await receiver.receive(1, 0.0)
+    other.execute("ROLLBACK")
+    other.close()
+    await receiver.receive(1, 0.0)
+    assert world.sql("SELECT port FROM ductape_listener") == [(connection.bell.port,)]
 
 
 async def test_ports_of_processes_that_are_gone_are_forgotten(world: Any) -> None:

@@ -1,9 +1,11 @@
 """Spans and metrics over the memory broker, against the tables of the semantic conventions v1.44.0."""
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +20,18 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from ductape import Ductape, Event, Message, Middleware, PublishError, PublisherSite, Receipt, Reject, Retry
+from ductape import (
+    Ductape,
+    Event,
+    Message,
+    Middleware,
+    PublishError,
+    PublisherSite,
+    Receipt,
+    Reject,
+    Retry,
+    SubscriberSite,
+)
 from ductape_opentelemetry import OpenTelemetry, TraceFields
 
 EVENT = "orders:new"
@@ -320,6 +333,62 @@ async def test_gauges_tell_what_is_in_hand_and_how_far_behind_the_group_is(watch
         over.set()
         await until(lambda: watch.metrics()["ductape.in_hand"][0].value == 0)
     assert "ductape.in_hand" not in watch.metrics()
+
+
+async def test_two_clients_of_a_process_are_both_measured(watch: Watch) -> None:
+    other = Watch()
+    other.middleware = OpenTelemetry(tracer_provider=watch.tracers, meter_provider=watch.meters)
+    began, over = asyncio.Queue[None](), asyncio.Event()
+
+    async def handle(order: dict[str, int]) -> None:
+        began.put_nowait(None)
+        await over.wait()
+
+    async with opened(watch, handle) as first, opened(other, handle) as second:
+        await first.event.publish(EVENT, {"n": 1})
+        await second.event.publish_many(EVENT, [{"n": 2}, {"n": 3}])
+        for _ in range(3):
+            await began.get()
+        found = await asyncio.to_thread(watch.metrics)
+        over.set()
+    assert [point.value for point in found["messaging.client.sent.messages"]] == [3]
+    assert [point.value for point in found["messaging.client.consumed.messages"]] == [3]
+    assert [point.value for point in found["ductape.in_hand"]] == [3]
+    assert [point.value for point in found["ductape.lag"]] == [0]
+    other.meters.shutdown()
+    other.tracers.shutdown()
+
+
+async def test_what_only_gives_back_is_not_called_an_ack(watch: Watch) -> None:
+    async def handle(event: Event[Any]) -> None:
+        if event.attempt == 1:
+            raise ConnectionError
+
+    async with opened(watch, handle, retry=Retry(delay=0.01)) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1})
+        await until(lambda: len(watch.spans("settle")) == 2)
+        metrics = watch.metrics()
+    assert [span.name for span in watch.spans("settle")] == ["nack orders.new", "ack orders.new"]
+    verbs = {point.attributes["messaging.operation.name"] for point in metrics["messaging.client.operation.duration"]}
+    assert verbs == {"send", "nack", "ack"}
+
+
+async def test_subscriptions_that_ended_are_forgotten_though_no_reader_collected(watch: Watch) -> None:
+    async def handle(order: dict[str, int]) -> None:
+        pass
+
+    kept: list[weakref.ref[Any]] = []
+
+    class Sites(Middleware):
+        def subscriber(self, next: Any, site: SubscriberSite) -> Any:
+            kept.append(weakref.ref(site.stats))
+            return next
+
+    for _ in range(4):
+        async with opened(watch, handle, inner=Sites()):
+            pass
+    gc.collect()
+    assert [each() is None for each in kept] == [True, True, True, False], "the last one until another opens"
 
 
 async def test_what_is_sampled_out_is_still_passed_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from typing import TypeVar
 
@@ -146,8 +147,7 @@ class SqliteConnection(Connection, Removable):
 
     async def close(self) -> None:
         """Close the receivers, then the file; idempotent."""
-        for receiver in list(self._receivers):
-            await receiver.close()
+        await asyncio.gather(*(receiver.close() for receiver in self._receivers))
         self.bell.close()
         if self._native is not None:
             self._native.close()
@@ -155,11 +155,12 @@ class SqliteConnection(Connection, Removable):
         await self.file.close()
 
     def unwrap(self, kind: type[T]) -> T:
-        """Return a `sqlite3.Connection` to the same file, of its own, for the thread that asks first."""
+        """Return a `sqlite3.Connection` to the same file, of its own, for one thread at a time."""
         if not issubclass(sqlite3.Connection, kind):
             return super().unwrap(kind)
         if self._native is None:
-            self._native = sqlite3.connect(self.file.path, timeout=self.config.busy_timeout)
+            # `close` closes it, on whatever thread it was asked for.
+            self._native = sqlite3.connect(self.file.path, timeout=self.config.busy_timeout, check_same_thread=False)
         native: T = self._native  # type: ignore[assignment]  # it is of this type: see above
         return native
 

@@ -83,6 +83,7 @@ class File:
         self._ended = self._loop.create_future()
         self._identity = (0, 0)
         self._version = 0
+        self._looked = 0.0
         self._synchronous = ""
         self._thread = threading.Thread(target=self._run, name="ductape-sqlite", daemon=True)
 
@@ -175,6 +176,8 @@ class File:
                 jobs.append(self._jobs.get())
             ending = None in jobs
             self._round(db, [job for job in jobs if job is not None])
+            if self.watching and time.monotonic() - self._looked >= LOOK:
+                self._look(db)  # who has always something to do hears of others too
 
     def _round(self, db: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
         writes = []
@@ -251,6 +254,7 @@ class File:
             self._synchronous = wanted
 
     def _look(self, db: sqlite3.Connection) -> None:
+        self._looked = time.monotonic()
         try:
             [version] = db.execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:

@@ -67,7 +67,7 @@ class SqliteReceiver(Receiver, Measurable):
         self._untrimmed = 0
         self._news = True
         self._waiter: asyncio.Future[None] | None = None
-        self._stopped = self._closed = False
+        self._taking = self._stopped = self._closed = False
         connection.bell.add(self._spot.channel, self)
 
     # -- waking
@@ -115,16 +115,16 @@ class SqliteReceiver(Receiver, Measurable):
         return []
 
     async def _enter(self) -> None:
-        self._entered = self._clock.now() + AGAIN
         if self._connection.bell.port:
             now = self._instant
             await self._connection.file.write(enter(self._spot.channel, self._connection.bell.port, now), durable=False)
+        self._entered = self._clock.now() + AGAIN
 
     def _instant(self) -> int:
         return microseconds(self._clock.time())
 
     def _held_now(self) -> int:
-        """Return how many places of the window are taken; what lapsed is another member's, and frees its place."""
+        """Return how many places of the window are taken; what lapsed may be another's, and frees its place."""
         now = self._clock.now()
         if self._ends <= now:
             for lapsed in [id for id, one in self._held.items() if (one.leased_until or 0.0) <= now]:
@@ -141,10 +141,14 @@ class SqliteReceiver(Receiver, Measurable):
             nothing = seen.head <= seen.cursor and seen.due > self._instant()
             return Taken([], seen.due) if nothing else None
 
-        # A claim that a loss of power undoes is only taken again: it need not wait for the disk.
-        return await self._connection.file.write(
-            lambda db: take(db, spot, room, self._instant, lease), peek=peek, durable=False
-        )
+        self._taking = True
+        try:
+            # A claim that a loss of power undoes is only taken again: it need not wait for the disk.
+            return await self._connection.file.write(
+                lambda db: take(db, spot, room, self._instant, lease), peek=peek, durable=False
+            )
+        finally:
+            self._taking = False
 
     def _hand_over(self, taken: Taken) -> list[Delivery]:
         if not taken.rows:
@@ -161,6 +165,11 @@ class SqliteReceiver(Receiver, Measurable):
 
     # -- settling
 
+    def _perhaps_ours(self, id: int, delivery: Delivery) -> bool:
+        """Tell whether to ask the file; what lapsed is ours until it is taken, perhaps by us as another delivery."""
+        held = self._held.get(id)
+        return held is delivery or (held is None and not self._taking)
+
     async def settle(self, settlements: Sequence[Settlement]) -> Answers:
         """Settle all in one transaction; one answer each."""
         self._usable()
@@ -169,7 +178,7 @@ class SqliteReceiver(Receiver, Measurable):
         now = self._clock.time()
         for settlement in settlements:
             id = self._base + settlement.delivery.token  # type: ignore[operator]  # ours: see _hand_over
-            if self._held.get(id) is not settlement.delivery:
+            if not self._perhaps_ours(id, settlement.delivery):
                 continue
             if settlement.verdict is Verdict.ACK:
                 done.append(id)
@@ -182,10 +191,10 @@ class SqliteReceiver(Receiver, Measurable):
         answers: Answers = []
         for settlement in settlements:
             id = self._base + settlement.delivery.token  # type: ignore[operator]  # as above
-            known = self._held.get(id) is settlement.delivery
-            if known:
+            fine = self._held.get(id, settlement.delivery) is settlement.delivery and id in ours
+            if self._held.get(id) is settlement.delivery:
                 del self._held[id]
-            fine = known and id in ours
+            ours -= {id} if fine else set()
             answers.append(None if fine else AdapterError(Fault.LOST, "the message is not with this member"))
         if not self._held or len(self._held) + len(settlements) >= self._window:
             self.rung()  # there is room again
@@ -212,23 +221,25 @@ class SqliteReceiver(Receiver, Measurable):
     async def extend(self, deliveries: Sequence[Delivery]) -> Answers:
         """Renew leases; one answer each."""
         self._usable()
-        ids = {self._base + one.token: one for one in deliveries}  # type: ignore[operator]  # as above
-        ours = [id for id, one in ids.items() if self._held.get(id) is one]
+        asked = [(self._base + one.token, one) for one in deliveries]  # type: ignore[operator]  # as above
+        ours = {id for id, one in asked if self._perhaps_ours(id, one)}
         until, spot = self._clock.now() + self._lease, self._spot
-        lost = set(ids) - set(ours)
         if ours:
-            lost |= await self._connection.file.write(
+            ours -= await self._connection.file.write(
                 lambda db: extend(db, spot, ours, microseconds(self._clock.time(), self._lease)), durable=False
             )
         answers: Answers = []
-        for id, delivery in ids.items():
-            if id in lost:
-                answers.append(AdapterError(Fault.LOST, "the message is with another member"))
-                if self._held.get(id) is delivery:
-                    del self._held[id]
-            else:
+        for id, delivery in asked:
+            known = self._held.get(id, delivery) is delivery
+            if known and id in ours:
+                self._held[id] = delivery
                 delivery.leased_until = until
                 answers.append(None)
+                continue
+            if known:
+                self._held.pop(id, None)
+            answers.append(AdapterError(Fault.LOST, "the message is with another member"))
+        self._ends = min(self._ends, until)
         return answers
 
     async def lag(self) -> int | None:

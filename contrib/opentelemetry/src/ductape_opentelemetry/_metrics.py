@@ -1,12 +1,15 @@
-"""The instruments, made once per middleware."""
+"""The instruments: those that a reader asks are made once per provider of meters, the others once per middleware."""
 
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter, get_meter_provider
 
 from ductape import SubscriberSite
 
@@ -27,12 +30,20 @@ class Watched:
         self.site, self.attributes = site, attributes
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.opened = False
+        """It was open: when it has no stats any more, it has ended."""
+        self._loop.call_soon(self._begun)  # whoever opens it does so before anything else runs here
+
+    def _begun(self) -> None:
+        self.opened = True
+
+    @property
+    def ended(self) -> bool:
+        """Nobody needs to look again."""
+        return self.opened and not self.stats()
 
     def stats(self) -> Mapping[str, float]:
         """Return its counters and gauges; empty before it opened and after it ended."""
-        stats = self.site.stats()
-        self.opened = self.opened or bool(stats)
-        return stats
+        return self.site.stats()
 
     def lag(self) -> int | None:
         """Ask the broker, on the client's loop; None where it does not tell, or when asked from that loop itself."""
@@ -49,8 +60,16 @@ class Watched:
         return await self.site.lag()
 
 
+Read = Callable[[Watched], "float | None"]
+Merge = Callable[[float, float], float]
+"""How the values of two clients become one."""
+
+
 class Tally:
-    """What one place counted: an addition here, read when a reader collects; a counter's `add` costs ten times that."""
+    """What one place counted: an addition here, read when a reader collects; a counter's `add` costs ten times that.
+
+    Clients in several threads share it: add what is computed before, so that nothing runs between reading and writing.
+    """
 
     __slots__ = ("attributes", "number")
 
@@ -76,18 +95,78 @@ class Tallies:
         return [Observation(each.number, each.attributes) for each in list(self._found.values()) if each.number]
 
 
-class Instruments:
-    """Counters, histograms and gauges."""
+class Observables:
+    """What a reader asks for, of all clients in the process: an SDK keeps the first instrument of a name."""
 
     def __init__(self, meter: Meter) -> None:
         """Make them."""
         self.sent, self.consumed = Tallies(), Tallies()
+        self._watched: list[Watched] = []
         meter.create_observable_counter(
             c.SENT, [self.sent.observe], "{message}", "Messages that a producer tried to send."
         )
         meter.create_observable_counter(
             c.CONSUMED, [self.consumed.observe], "{message}", "Messages that were delivered."
         )
+        gauges: tuple[tuple[str, str, str, Read, Merge], ...] = (
+            ("ductape.in_hand", "{message}", "Messages delivered and not settled.", _in_hand, operator.add),
+            ("ductape.parked", "{message}", "Messages that wait here for their time.", _parked, operator.add),
+            ("ductape.oldest", "s", "Age in hand of the oldest message that is not settled.", _oldest, max),
+            ("ductape.lag", "{message}", "Messages that the group was not given yet.", Watched.lag, max),
+        )
+        for name, unit, description, read, merge in gauges:
+            meter.create_observable_gauge(name, [self._observing(read, merge)], unit, description)
+
+    def watch(self, site: SubscriberSite, attributes: Attributes) -> None:
+        """Have the gauges look at a subscription, until it ends."""
+        with _lock:
+            self._watched = [*(each for each in self._watched if not each.ended), Watched(site, attributes)]
+
+    def _observing(self, read: Read, merge: Merge) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            found: dict[tuple[str, ...], Observation] = {}
+            for each in self._watched:
+                value = read(each) if each.stats() else None
+                if value is not None:
+                    key = (*each.attributes.values(),)
+                    known = found.get(key)
+                    found[key] = Observation(merge(known.value, value) if known else value, each.attributes)
+            return found.values()
+
+        return observe
+
+
+_made: WeakKeyDictionary[MeterProvider, Observables] = WeakKeyDictionary()
+_global: list[Observables] = []
+"""That of the global provider, which an application may set after the first client: ours follows by itself."""
+_lock = threading.Lock()
+
+
+def _observables(provider: MeterProvider | None, meter: Meter) -> Observables:
+    with _lock:
+        if provider is None or provider is get_meter_provider():
+            if not _global:
+                _global.append(Observables(meter))
+            return _global[0]
+        found = _made.get(provider)
+        if found is None:
+            found = _made[provider] = Observables(meter)
+        return found
+
+
+class Instruments:
+    """Counters, histograms and gauges."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        """Make them.
+
+        Args:
+            provider: Whose; None: the global one.
+        """
+        ours = "ductape-opentelemetry"
+        meter = get_meter(ours, version(ours), provider, c.SCHEMA)
+        observables = _observables(provider, meter)
+        self.sent, self.consumed, self.watch = observables.sent, observables.consumed, observables.watch
         self.operation = meter.create_histogram(
             c.OPERATION_DURATION,
             "s",
@@ -99,31 +178,6 @@ class Instruments:
         )
         self.dead = meter.create_counter("ductape.dead_letters", "{message}", "Messages stored as dead letters.")
         self.retries = meter.create_counter("ductape.retries", "{message}", "Attempts that failed and are repeated.")
-        self._watched: list[Watched] = []
-        gauges: tuple[tuple[str, str, str, Callable[[Watched], float | None]], ...] = (
-            ("ductape.in_hand", "{message}", "Messages delivered and not settled.", _in_hand),
-            ("ductape.parked", "{message}", "Messages that wait here for their time.", _parked),
-            ("ductape.oldest", "s", "Age in hand of the oldest message that is not settled.", _oldest),
-            ("ductape.lag", "{message}", "Messages that the group was not given yet.", Watched.lag),
-        )
-        for name, unit, description, read in gauges:
-            meter.create_observable_gauge(name, [self._observing(read)], unit, description)
-
-    def watch(self, site: SubscriberSite, attributes: Attributes) -> None:
-        """Have the gauges look at a subscription, until it ends."""
-        self._watched.append(Watched(site, attributes))
-
-    def _observing(self, read: Callable[[Watched], float | None]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for each in list(self._watched):
-                if each.stats():
-                    value = read(each)
-                    if value is not None:
-                        yield Observation(value, each.attributes)
-                elif each.opened and each in self._watched:
-                    self._watched.remove(each)
-
-        return observe
 
 
 def _in_hand(each: Watched) -> float:

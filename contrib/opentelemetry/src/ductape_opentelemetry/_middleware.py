@@ -7,7 +7,7 @@ from importlib.metadata import version
 from time import perf_counter, time_ns
 from typing import Any
 
-from opentelemetry import context, metrics, propagate, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -58,7 +58,7 @@ class OpenTelemetry(Middleware):
         """
         ours = "ductape-opentelemetry"
         self._start = trace.get_tracer(ours, version(ours), tracer_provider, c.SCHEMA).start_span
-        self._instruments = Instruments(metrics.get_meter(ours, version(ours), meter_provider, c.SCHEMA))
+        self._instruments = Instruments(meter_provider)
         self._propagator, self._parent = propagator, parent
         self._settle = settle
         self._read_by: TextMapPropagator | None = None
@@ -149,21 +149,24 @@ class OpenTelemetry(Middleware):
 
     def received(self, deliveries: Sequence[Delivery], site: SubscriberSite) -> None:
         """Count what was delivered."""
-        self._instruments.consumed.of(self._place(site).received).number += len(deliveries)
+        count = len(deliveries)
+        self._instruments.consumed.of(self._place(site).received).number += count
 
     def settled(self, settlements: Sequence[Settlement], seconds: float, site: SubscriberSite) -> None:
         """Make a span of a call that settled, and count what is to be tried again."""
         place = self._place(site)
-        self._instruments.operation.record(seconds, place.settled)
+        gone = all(each.verdict is not Verdict.ACK for each in settlements)
+        name, measured = place.returning if gone else place.settling
+        self._instruments.operation.record(seconds, measured)
         retried = sum(each.verdict is Verdict.RETRY for each in settlements)
         if retried:
             self._instruments.retries.add(retried, place.gauged)
         if not self._settle:
             return
         end = time_ns()
-        attributes = {**place.settled, c.EVENT: site.event, c.ENVIRONMENT: site.env, c.BATCH_COUNT: len(settlements)}
+        attributes = {**measured, c.EVENT: site.event, c.ENVIRONMENT: site.env, c.BATCH_COUNT: len(settlements)}
         begin = end - int(seconds * 1e9)
-        span = self._start(place.settle_name, _NOWHERE, SpanKind.CLIENT, attributes, None, begin)
+        span = self._start(name, _NOWHERE, SpanKind.CLIENT, attributes, None, begin)
         if span.is_recording():
             for each in settlements:
                 creation = self._creation(each.delivery.headers)
@@ -212,14 +215,11 @@ class _Place:
     def __init__(self, site: SubscriberSite) -> None:
         self.system = system = c.system_of(site.provider)
         group = {system.group: site.group}
-        self.name, self.settle_name = f"{system.process} {site.channel}", f"{system.settle} {site.channel}"
+        self.name = f"{system.process} {site.channel}"
         self.measured = {**_base(system, system.process, site.channel), **group}
         self.received = {**_base(system, "receive", site.channel), **group}
-        self.settled: dict[str, Any] = {
-            **_base(system, system.settle, site.channel),
-            c.OPERATION_TYPE: "settle",
-            **group,
-        }
+        self.settling, self.returning = self._call(site, system.settle), self._call(site, "nack")
+        """Name and attributes of a call that settles; the second is that of one that only gives back."""
         self.constant: dict[str, Any] = {
             **self.measured,
             c.OPERATION_TYPE: "process",
@@ -227,6 +227,10 @@ class _Place:
             c.ENVIRONMENT: site.env,
         }
         self.gauged = {c.SYSTEM: system.name, c.DESTINATION: site.channel, **group, c.EVENT: site.event}
+
+    def _call(self, site: SubscriberSite, verb: str) -> tuple[str, dict[str, Any]]:
+        base = _base(self.system, verb, site.channel)
+        return f"{verb} {site.channel}", {**base, c.OPERATION_TYPE: "settle", self.system.group: site.group}
 
 
 def _base(system: c.System, operation: str, channel: str) -> dict[str, str]:
