@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
 
-from ductape.adapter import AdapterError, Clock, Epoch, Fault, Window, translate, translated
+from ductape.adapter import AdapterError, Clock, Epoch, Fault, FaultTable, Window, translate, translated
 
 from ._wire import RECEIVING
 
-__all__ = ["Assignment", "Partition"]
+__all__ = ["Assignment", "Partition", "agreed"]
 
 COMMIT = 8.0
 """Seconds for a commit; the kernel allows 10."""
@@ -93,8 +94,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             async with asyncio.timeout(ASK):
                 found = await self._begin(partitions)
         except Exception as error:
-            self.error = AdapterError(Fault.LOST, f"joining: {translated(RECEIVING, error).text}")
-            self.error.__cause__ = error
+            self.error = translated(RECEIVING, error)
         else:
             self.partitions = found
             self._turn(is_open=True)
@@ -127,6 +127,24 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     def _client(self) -> Any:
         """The consumer; it is made after its listener."""
         return self.consumer
+
+    def check(self, patience: float) -> None:
+        """Look whether partitions are ours, or may be.
+
+        Args:
+            patience: Seconds that the group may take to give us some.
+
+        Raises:
+            AdapterError: ``LOST`` if a new member has to join; ``CONFIG`` if the group refuses it.
+        """
+        if self.error is not None:
+            raise AdapterError(Fault.LOST, f"joining: {self.error.text}") from self.error
+        if self.open:
+            return
+        with agreed(RECEIVING):
+            self._client._coordinator.check_errors()  # a poll would ask; there is none now
+        if self._clock.now() > self.since + patience:
+            raise AdapterError(Fault.LOST, f"the group gave us nothing for {patience:g} s: joining anew")
 
     # -- commits
 
@@ -163,4 +181,20 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         for each in self.partitions.values():
             each.window.epoch.end()
         self.partitions = {}
-        self.open = False
+        self._turn(is_open=False)
+
+
+@contextmanager
+def agreed(table: FaultTable) -> Iterator[None]:
+    """Translate what a group answers, and tell what to do about a group whose members do not agree."""
+    try:
+        with translate(table):
+            yield
+    except AdapterError as error:
+        if not isinstance(error.__cause__, errors.InconsistentGroupProtocolError):
+            raise
+        text = (
+            "another client of this group uses another assignor; set native.partition_assignment_strategy or another "
+            "group_id"
+        )
+        raise AdapterError(Fault.CONFIG, text) from error.__cause__

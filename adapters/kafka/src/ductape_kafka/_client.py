@@ -20,7 +20,7 @@ from ductape.adapter import AdapterError, Fault, Site, translated
 from ._config import KafkaConfig, Tls
 from ._wire import OPENING
 
-__all__ = ["CONNECT", "Options", "quietly", "reason"]
+__all__ = ["CONNECT", "Options", "leave", "quietly", "reason"]
 
 CONNECT = 8.0
 """Seconds for connecting; the kernel allows 10."""
@@ -107,6 +107,24 @@ async def quietly(call: Awaitable[object], seconds: float) -> bool:
     return bool(done) and not task.cancelled() and task.exception() is None
 
 
+async def leave(consumer: AIOKafkaConsumer, seconds: float) -> None:
+    """Leave the group and end the consumer.
+
+    Its `stop` does one thing after the other: where leaving takes longer, nothing behind it is ended.
+    """
+    await quietly(consumer.stop(), seconds)
+    consumer._closed = True
+    fetcher, coordinator = consumer._fetcher, consumer._coordinator
+    left = [] if fetcher is None else [fetcher._fetch_task, *fetcher._pending_tasks]
+    if coordinator is not None:
+        left += [coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task]
+    tasks = [task for task in left if task is not None]
+    for task in tasks:
+        task.cancel()
+    await quietly(asyncio.gather(*tasks, return_exceptions=True), 0.5)
+    await quietly(consumer._client.close(), 0.5)
+
+
 async def reason(options: Options, error: BaseException) -> AdapterError:
     """Return why the client could not start: it says "unable to bootstrap" for everything, so ask one broker ourselves.
 
@@ -126,11 +144,14 @@ async def reason(options: Options, error: BaseException) -> AdapterError:
             async with asyncio.timeout(PROBE):
                 link = await create_conn(host.strip("[]"), int(port), client_id=common["client_id"], **wanted)
             link.close()
-        except (OSError, TimeoutError, errors.KafkaError) as raised:
+        except Exception as raised:
             last = raised
             if _told(raised, address) is not None:
                 break
-    return _told(last, address) or _unreachable(last, common)
+    if (told := _told(last, address)) is not None:
+        return told
+    known = isinstance(last, OSError | TimeoutError | errors.KafkaError)
+    return _unreachable(last, common) if known else translated(OPENING, last)
 
 
 def _told(error: BaseException, address: str) -> AdapterError | None:

@@ -25,7 +25,7 @@ from ductape.adapter import (
 )
 
 from . import KafkaAdapter
-from ._client import CONNECT, Options, quietly, reason
+from ._client import CONNECT, Options, leave, quietly, reason
 from ._config import KafkaConfig
 from ._producer import Producers
 from ._receiver import KafkaReceiver
@@ -66,7 +66,7 @@ class KafkaConnection(Connection, Removable):
         try:
             async with asyncio.timeout(CONNECT - 3.0):
                 await admin.start()
-        except (errors.KafkaError, OSError, TimeoutError) as error:
+        except Exception as error:
             await quietly(admin.close(), 0.5)
             raise await reason(options, error) from error
         except BaseException:
@@ -114,13 +114,14 @@ class KafkaConnection(Connection, Removable):
                         for number in range(self._topics.known[name].partitions)
                     ]
                     consumer.assign(partitions)
+                    # In this order: what is confirmed once another has committed for the group is never skipped.
+                    offsets = await _offsets(consumer, partitions, instant)
                     if not any([await consumer.committed(tp) is not None for tp in partitions]):
-                        offsets = await _offsets(consumer, partitions, instant)
                         await consumer.commit({tp: OffsetAndMetadata(at, "") for tp, at in offsets.items()})
             except errors.CommitFailedError:
                 pass  # it has members: it began already
             finally:
-                await quietly(consumer.stop(), 1.0)
+                await leave(consumer, 1.0)
         self._begun.add((channel.name, group))
 
     async def remove(self, channel: Channel) -> None:
@@ -140,7 +141,8 @@ class KafkaConnection(Connection, Removable):
         """Open a sender; all of them share one producer."""
         self._live()
         await self._producers.get()
-        return KafkaSender(self._producers, topics_of(channel), self._topics.known, self._site.clock)
+        total = channel.order is Order.TOTAL
+        return KafkaSender(self._producers, topics_of(channel), self._topics.known, self._site.clock, total=total)
 
     async def receiver(self, channel: Channel, intake: Intake) -> KafkaReceiver:
         """Open a receiver and join the group."""

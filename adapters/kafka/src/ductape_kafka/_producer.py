@@ -40,25 +40,39 @@ class Producers:
         self.made = 0
         self.current: AIOKafkaProducer | None = None
         self._config, self._options, self._log = config, options, site.log
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[AIOKafkaProducer] | None = None
+        """One start for all that wait: its failure answers them all."""
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def get(self) -> AIOKafkaProducer:
+    async def get(self, end: float | None = None) -> AIOKafkaProducer:
         """Return a started producer.
 
+        Args:
+            end: Wait no longer than until this instant of the loop.
+
         Raises:
-            AdapterError: ``TRANSIENT`` if none can be started now; ``CONFIG``.
+            AdapterError: ``TRANSIENT`` if none can be started now; ``CONFIG``; ``LOST`` once this is closed.
         """
-        if self.current is None:
-            async with self._starting:
-                if self.current is None:
-                    self.current = await self._start()
-        return self.current
+        if self.current is not None:
+            return self.current
+        loop = asyncio.get_running_loop()
+        task = self._starting
+        if task is None:
+            task = self._starting = loop.create_task(self._start())
+            task.add_done_callback(self._started)
+        done, _ = await asyncio.wait({task}, timeout=None if end is None else max(end - loop.time(), 0.0))
+        if not done:
+            raise AdapterError(Fault.TRANSIENT, "no broker could be reached")
+        return task.result()
+
+    def _started(self, task: asyncio.Task[AIOKafkaProducer]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # those that waited for it may be gone: else asyncio complains that nobody asked
 
     async def _start(self) -> AIOKafkaProducer:
-        if self._closed:
-            raise AdapterError(Fault.LOST, "the connection is closed")
+        self._live()
         compression = self._config.compression
         options: dict[str, Any] = {
             "max_batch_size": BATCH,
@@ -75,13 +89,20 @@ class Producers:
         try:
             async with asyncio.timeout(CONNECT):
                 await producer.start()
+            self._live()
         except (Exception, asyncio.CancelledError) as error:
             await _abandon(producer)
+            self._live()
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise translated(OPENING, error) from error
         self.made += 1
+        self.current = producer
         return producer
+
+    def _live(self) -> None:
+        if self._closed:
+            raise AdapterError(Fault.LOST, "the connection is closed")
 
     def replace(self, producer: AIOKafkaProducer, *, at_once: bool) -> None:
         """Use this one no more; `at_once`: nothing of it shall be stored from now on."""
@@ -97,8 +118,12 @@ class Producers:
         self._closed = True
         if self.current is not None:
             self.replace(self.current, at_once=False)
-        if self._ending:
-            await asyncio.wait(set(self._ending), timeout=FINISH + 0.7)
+        ending: set[asyncio.Task[Any]] = {*self._ending}
+        if self._starting is not None:
+            self._starting.cancel()
+            ending.add(self._starting)
+        if ending:
+            await asyncio.wait(ending, timeout=FINISH + 0.7)
 
 
 async def _finish(producer: AIOKafkaProducer) -> None:

@@ -26,8 +26,8 @@ from ductape.adapter import (
     translate,
 )
 
-from ._assignment import Assignment, Partition
-from ._client import Options, quietly
+from ._assignment import Assignment, Partition, agreed
+from ._client import Options, leave
 from ._config import KafkaConfig
 from ._wire import OPENING, RECEIVING, delivery_of, returned_of, texts_of
 
@@ -76,6 +76,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         """The poll under way leaves partitions out."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: AdapterError | None = None
+        self._joining: asyncio.Timeout | None = None
         self._closed = False
 
     async def join(self, topics: Sequence[str], group: str, options: Options) -> None:
@@ -88,14 +89,22 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         self.assignment.consumer = consumer
         consumer.subscribe(list(topics), listener=self.assignment)
         try:
-            with translate(OPENING):
-                async with asyncio.timeout(JOIN):
-                    await consumer.start()
-                    await self.assignment.joined.wait()
+            try:
+                with agreed(OPENING):
+                    async with asyncio.timeout(JOIN) as self._joining:
+                        await consumer.start()
+                        await self.assignment.joined.wait()
+            finally:
+                self._joining = None
+            if self._closed:
+                raise AdapterError(Fault.LOST, "the receiver is closed")
             if self.assignment.error is not None:
                 raise self.assignment.error
-        except BaseException:
-            await self.close()
+        except BaseException as error:
+            closed, self._closed = self._closed, True
+            await self._leave()
+            if closed and isinstance(error, AdapterError):
+                raise AdapterError(Fault.LOST, "the receiver is closed") from error
             raise
 
     # -- in
@@ -116,15 +125,14 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
             await self._wait(left)
 
     def _check(self) -> None:
-        error = self._error or self.assignment.error
-        if error is not None and not self.stopped:
-            self._error = None
-            raise error
         if self._closed:
             raise AdapterError(Fault.LOST, "the receiver is closed")
-        patience = 2 * (self._config.session + self._config.drain + REBALANCE)
-        if not self.assignment.open and not self.stopped and self._clock.now() > self.assignment.since + patience:
-            raise AdapterError(Fault.LOST, f"the group gave us nothing for {patience:g} s: joining anew")
+        if self.stopped:
+            return
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        self.assignment.check(2 * (self._config.session + self._config.drain + REBALANCE))
 
     def _take(self, limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
@@ -322,8 +330,14 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         """Commit, and leave the group: what is not settled is delivered to its next member."""
         if self._closed:
             return
-        await self.stop()
         self._closed = True
+        if self._joining is None:
+            await self._leave()
+        elif not self._joining.expired():
+            self._joining.reschedule(0.0)  # `join` leaves
+
+    async def _leave(self) -> None:
+        await self.stop()
         self._ready.clear()
         try:
             await self.assignment.commit(LEAVE)
@@ -331,9 +345,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
             pass  # what was settled since the last commit comes again
         self.assignment.end()
         if self.consumer is not None:
-            await quietly(self.consumer.stop(), LEAVE)
-            await quietly(self.consumer._client.close(), 0.5)
-            self.consumer._closed = True
+            await leave(self.consumer, LEAVE)
         self._left(self)
 
     @property

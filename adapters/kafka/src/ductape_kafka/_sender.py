@@ -33,7 +33,9 @@ class KafkaSender(Sender):
 
     limits = Limits(records=1000, bytes=1_000_000, calls=CALLS, seconds=DEADLINE + 2)
 
-    def __init__(self, producers: Producers, topics: Sequence[str], known: dict[str, Topic], clock: Clock) -> None:
+    def __init__(
+        self, producers: Producers, topics: Sequence[str], known: dict[str, Topic], clock: Clock, *, total: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
@@ -41,10 +43,12 @@ class KafkaSender(Sender):
             topics: Of the channel, as `topics_of` has them.
             known: What they are like.
             clock: Times the copies on a RETRY channel.
+            total: All records keep their order, those without a key too.
         """
         self._producers, self._topics, self._clock = producers, topics, clock
         self._partitions = [known[name].partitions for name in topics]
         self._tiers = len(topics) > 1
+        self._total = total and not self._tiers
         self._limit, self._compacted = known[topics[0]].limit, known[topics[0]].compacted
         self._keys: dict[str, int] = {}
         self._turn = 0
@@ -52,7 +56,9 @@ class KafkaSender(Sender):
         """Records of refused batches: each is sent alone, so that only the guilty one fails."""
 
     def lane(self, record: Outgoing) -> Hashable | None:
-        """Return the partition of a record with a key; without one it may go anywhere."""
+        """Return the partition of a record with a key; without one it may go anywhere, unless all keep their order."""
+        if self._total:
+            return 0
         key = record.key
         if key is None or self._tiers:
             return None
@@ -171,7 +177,7 @@ class KafkaSender(Sender):
         """Store as many of the first records as fit into a batch; answers them, and tells how many went well."""
         topic, partition = place
         try:
-            producer = self._producers.current or await self._producers.get()
+            producer = self._producers.current or await self._producers.get(end)
         except AdapterError as error:
             _answer(answers, indexes, error)
             return 0
@@ -207,7 +213,7 @@ class KafkaSender(Sender):
             if suspects and record.id in suspects and taken:
                 break
             size += (record.size or len(record.body)) + PER_RECORD
-            if size > BATCH and taken:
+            if size > min(BATCH, self._limit) and taken:
                 break
             headers = headers_of(record)
             if timed:

@@ -56,6 +56,7 @@ _OPERATOR: Final = tuple(
         errors.InvalidPartitionsError,
         errors.PolicyViolationError,
         errors.InvalidSessionTimeoutError,
+        errors.InconsistentGroupProtocolError,
         NotImplementedError,
     )
 )
