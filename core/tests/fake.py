@@ -52,6 +52,7 @@ class Fake(Adapter[FakeConfig]):
         if capabilities is not None:
             self.capabilities = capabilities
         self.purposes: dict[Purpose, Capabilities] = {}
+        self.groups: dict[str, Capabilities] = {}
         self.limits = limits or Limits()
         self.journal: list[tuple[str, Any]] = []
         self.scripts: defaultdict[str, deque[Any]] = defaultdict(deque)
@@ -110,8 +111,8 @@ class FakeConnection(Connection):
         self.closed = False
 
     def capabilities(self, channel: Channel) -> Capabilities | None:
-        self.fake.journal.append(("capabilities", channel.purpose))
-        return self.fake.purposes.get(channel.purpose)
+        self.fake.journal.append(("capabilities", (channel.purpose, channel.group)))
+        return self.fake.groups.get(channel.group) or self.fake.purposes.get(channel.purpose)
 
     async def declare(self, channel: Channel) -> None:
         self.fake.journal.append(("declare", (channel.purpose, channel.group)))

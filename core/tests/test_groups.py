@@ -43,6 +43,18 @@ async def test_what_is_published_before_its_declared_groups_subscribe_is_theirs(
             assert log.messages == [1]
 
 
+async def test_what_a_group_can_do_is_asked_for_the_group_that_is_joined() -> None:
+    fake = Fake(Capabilities(order=Order.KEY, count=Count.EXACT))
+    fake.groups["foreign"] = Capabilities(order=Order.NONE, count=Count.NONE)
+    async with opened(fake, topics={"new": {"order": "key", "groups": ["billing", "foreign"]}}) as shop:
+        with pytest.raises(CapabilityError, match=r"in group 'foreign': .* cannot keep order='key'"):
+            await shop.subscribe(shop.log(), group="foreign")
+        await shop.subscribe(shop.log(), group="billing")
+        asked = [detail for name, detail in fake.journal if name == "capabilities"]
+        events = [group for purpose, group in asked if purpose is Purpose.EVENTS]
+        assert events == ["foreign", "billing", "billing"], "before a subscription is admitted, and by its receiver"
+
+
 # ---- several topics on one channel
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]  # it ships no annotations
 from google.pubsub_v1.types import pubsub as types
+from grpc import ChannelConnectivity  # type: ignore[import-untyped]  # as below
 
 from ductape import Ductape
 from ductape.adapter import AdapterError, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
+from ductape.errors import CapabilityError
+from ductape_google_pubsub._access import Access
 
-from .conftest import Fake, World, event, ordered, publish, record, refuse, settle, take
+from .conftest import Fake, World, event, ordered, publish, record, refuse, settle, site, take
 
 
 def faults(answers: Sequence[Stored | AdapterError]) -> list[Fault | None]:
@@ -147,6 +150,27 @@ async def test_one_malformed_id_spoils_no_other(scripted: World, fake: Fake) -> 
     assert len(done) == 15
 
 
+async def test_looking_for_malformed_ids_ends_with_the_call(
+    scripted: World, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(16):
+        fake.message(b"%d" % number)
+    got = await take(receiver, 16)
+    monkeypatch.setattr(receiver, "_bound", 0.5)
+
+    async def slow(request: Any) -> object:
+        await asyncio.sleep(0.2)
+        return refuse("INVALID_ARGUMENT", "invalid ack id")(request)
+
+    fake.scripts["Acknowledge"] = slow
+    answers = await settle(receiver, got)
+    assert {answer and answer.fault for answer in answers} == {Fault.TRANSIENT}
+    assert "not settled in time" in str(answers[-1])
+    assert len(fake.seen["Acknowledge"]) <= 4
+
+
 async def test_many_are_acknowledged_in_calls_of_a_thousand(scripted: World, fake: Fake) -> None:
     connection = await scripted.connect()
     receiver = await scripted.receiver(connection, window=2500)
@@ -254,6 +278,44 @@ async def test_what_was_lost_of_a_lease_is_not_extended(scripted: World, fake: F
     assert [list(request.ack_ids) for request in fake.seen["ModifyAckDeadline"]] == [["ack2"]]
 
 
+async def test_a_lease_is_extended_by_what_the_subscription_gives_not_the_config(scripted: World, fake: Fake) -> None:
+    connection = await scripted.connect(lease=60)
+    receiver = await scripted.receiver(connection)
+    fake.message(b"1")
+    (got,) = await take(receiver, 1)
+    now = site().clock.now()
+    assert list(await receiver.extend([got])) == [None]
+    assert [request.ack_deadline_seconds for request in fake.seen["ModifyAckDeadline"]] == [10]
+    assert (got.leased_until or 0.0) - now < 15.0
+
+
+async def test_channels_for_polls_are_as_many_as_receivers_need(
+    scripted: World, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    make = Access.channel
+
+    def channel(access: Access) -> Any:
+        made.append(make(access))
+        return made[-1]
+
+    monkeypatch.setattr("ductape_google_pubsub._api.POLLS", 2)
+    monkeypatch.setattr(Access, "channel", channel)
+    connection = await scripted.connect()
+    made.clear()
+    first, second, third = [await scripted.receiver(connection) for _ in range(3)]
+    assert len(made) == 2
+    await first.close()
+    fourth = await scripted.receiver(connection)
+    assert len(made) == 2, "there was room"
+    for receiver in (second, third, fourth, fourth):
+        await receiver.close()
+    assert [each.get_state() for each in made] == [ChannelConnectivity.SHUTDOWN] * 2
+    fake.message(b"1")
+    assert [one.body for one in await take(await scripted.receiver(connection), 1)] == [b"1"]
+    assert len(made) == 3
+
+
 # ---------------------------------------------------------------- what is there, and what may be looked at
 
 
@@ -297,6 +359,19 @@ async def test_a_service_that_is_silent_is_told_within_the_bound_of_connecting(s
 
 
 # ---------------------------------------------------------------- through a client
+
+
+async def test_a_subscription_without_order_is_refused_where_the_topic_has_one(fake: Fake) -> None:
+    config = {"projectId": "scripted", "emulatorHost": f"127.0.0.1:{fake.port}", "poll": 0.2}
+    ductape = Ductape(product="shop", env="dev")
+    await ductape.broker.create(tag="b", envs=[{"slug": "dev", "type": "GOOGLE_PUBSUB", "config": config}])
+    await ductape.broker.topic.create(tag="b:t", groups=["billing"], order="key")
+
+    async def handle(message: object) -> None: ...
+
+    async with ductape:
+        with pytest.raises(CapabilityError, match="cannot keep order='key'"):
+            await ductape.event.subscribe("b:t", callback=handle, group="billing")
 
 
 async def test_throttling_and_partial_failures_lose_nothing_and_repeat_nothing(fake: Fake) -> None:

@@ -5,13 +5,15 @@ import time
 from typing import Any
 
 import pytest
+from aiohttp.web import StreamResponse
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from ductape.adapter import AdapterError, Fault, Intake, Order, Secret, Stored, Verdict
 from ductape_conformance.proxy import free_port
 from ductape_sqs import SqsAdapter, SqsConfig
 
 from .conftest import KEYS, World, bodies, patiently, record, settle, site, take, until
-from .fake import QUEUE_URL, FakeSqs, act, drop, fail, hang, refuse, say
+from .fake import QUEUE_URL, Body, FakeSqs, act, drop, fail, hang, refusal, refuse, say
 
 
 def faults(answers: list[Any]) -> list[Fault | None]:
@@ -32,11 +34,33 @@ async def test_of_a_batch_that_failed_in_part_each_record_has_its_own_answer(fak
     assert "4711" not in str(answers), "SQS's texts may quote payloads"
 
 
-async def test_a_batch_that_is_refused_as_a_whole_is_sent_one_by_one(fake: FakeSqs, scripted: World) -> None:
+async def test_a_batch_that_is_refused_as_a_whole_is_sent_in_halves(fake: FakeSqs, scripted: World) -> None:
+    async def pick(fake: FakeSqs, operation: str, body: Body) -> StreamResponse:
+        if any(entry["MessageBody"] == "6" for entry in body["Entries"]):
+            return refusal(400, "InvalidMessageContents")
+        return await act(fake, operation, body)
+
     connection = await scripted.connect()
-    fake.script("SendMessageBatch", refuse(400, "BatchRequestTooLong"), refuse(400, "InvalidMessageContents"))
-    answers = await scripted.publish(connection, *map(record, range(4)))
-    assert faults(answers) == [Fault.MESSAGE, None, None, None]
+    fake.script("SendMessageBatch", *[pick] * 20)
+    answers = await scripted.publish(connection, *map(record, range(10)))
+    assert faults(answers) == [Fault.MESSAGE if n == 6 else None for n in range(10)]
+    assert len(fake.of("SendMessageBatch")) < 10, "halves, not single ones"
+
+
+async def test_halving_a_refused_batch_ends_with_the_call(
+    fake: FakeSqs, scripted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ductape_sqs._sender.BEGIN", 0.0)
+    monkeypatch.setattr("ductape_sqs._sender.CALL", 1.0)
+
+    async def late(fake: FakeSqs, operation: str, body: Body) -> StreamResponse:
+        await asyncio.sleep(0.3)
+        return refusal(400, "InvalidMessageContents")
+
+    connection = await scripted.connect()
+    fake.script("SendMessageBatch", *[late] * 20)
+    answers = await scripted.publish(connection, *map(record, range(10)))
+    assert set(faults(answers)) <= {Fault.AMBIGUOUS, Fault.TRANSIENT}, "none was alone when the time was over"
 
 
 async def test_a_throttled_call_is_transient_and_an_answer_that_got_lost_ambiguous(
@@ -106,7 +130,7 @@ async def test_a_call_ends_when_sqs_does_not_answer(
 ) -> None:
     connection = await scripted.connect()
     await scripted.publish(connection, record(1))
-    monkeypatch.setattr("ductape_sqs._client.Client.call.__defaults__", (0.2,), raising=False)
+    monkeypatch.setattr("ductape_sqs._sender.CALL", 0.2)
     fake.script("SendMessageBatch", hang(never := asyncio.Event()))
     sender = await connection.sender(scripted.channel())
     [answer] = await sender.send([record(2)])
@@ -440,6 +464,41 @@ async def test_without_any_credentials_it_says_what_to_give(fake: FakeSqs, monke
     with pytest.raises(AdapterError, match=r"config\.access_key_id") as caught:
         await SqsAdapter().connect(SqsConfig(endpoint=fake.url, region="us-east-1"), site())
     assert caught.value.fault is Fault.CONFIG
+
+
+def denied(code: str, status: int) -> ClientError:
+    said = {"Error": {"Code": code, "Message": "hunter2"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(said, "AssumeRole")
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "told"),
+    [
+        (denied("AccessDenied", 403), Fault.CONFIG, "AccessDenied"),
+        (denied("Throttling", 400), Fault.TRANSIENT, "Throttling"),
+        (denied("InternalFailure", 500), Fault.TRANSIENT, "InternalFailure"),
+        (RuntimeError("renewed keys are stale: hunter2"), Fault.TRANSIENT, "RuntimeError"),
+    ],
+)
+async def test_credentials_that_are_not_given_are_a_typed_error_at_connect_and_later(
+    fake: FakeSqs, scripted: World, monkeypatch: pytest.MonkeyPatch, error: Exception, fault: Fault, told: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    connection = await scripted.connect()
+    await scripted.publish(connection, record(1))
+    monkeypatch.setattr("aiobotocore.credentials.AioCredentials.get_frozen_credentials", fail)
+    sender = await connection.sender(scripted.channel())
+    [answer] = await sender.send([record(2)])
+    monkeypatch.setattr("aiobotocore.session.AioSession.get_credentials", fail)
+    with pytest.raises(AdapterError, match=told) as caught:
+        await scripted.connect()
+    for failure in (answer, caught.value):
+        assert isinstance(failure, AdapterError)
+        assert failure.fault is fault
+        assert told in failure.text
+        assert "hunter2" not in failure.text
 
 
 async def test_temporary_keys_send_their_token(fake: FakeSqs, scripted: World) -> None:

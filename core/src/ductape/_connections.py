@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,16 +82,25 @@ class Link:
             self._bounds.background(self._bounds.close(connection))
 
     async def prepare(
-        self, channel: Channel, groups: Sequence[str], starts: Mapping[str, str | None] = MappingProxyType({})
+        self, channel: Channel, groups: Sequence[str], group: str = "", start: str | None = None
     ) -> tuple[Connection, Capabilities]:
-        """Declare a channel with every group of its topic, and where each begins; tell what it can do here."""
+        """Declare a channel with every group of its topic; tell what it can do here, for the group that is joined.
+
+        Args:
+            channel: The channel.
+            groups: All that are declared with it.
+            group: The one of them that is joined, if one is.
+            start: Where that one begins.
+        """
         connection = await self.connection()
         declared = [channel]
         if channel.purpose is Purpose.EVENTS and groups:
-            declared = [msgspec.structs.replace(channel, group=group, start=starts.get(group)) for group in groups]
-        for each in declared:
-            await self._on(connection, connection.declare(each), DECLARE)
-        can = connection.capabilities(channel) or self.adapter.capabilities
+            replace = msgspec.structs.replace
+            declared = [replace(channel, group=each, start=start if each == group else None) for each in groups]
+        for one in declared:
+            await self._on(connection, connection.declare(one), DECLARE)
+        asked = msgspec.structs.replace(channel, group=group or channel.group)
+        can = connection.capabilities(asked) or self.adapter.capabilities
         self.known[channel.identity] = can
         return connection, can
 
@@ -114,7 +122,7 @@ class Link:
 
     async def open_receiver(self, channel: Channel, groups: Sequence[str], intake: Intake) -> Opened:
         """Declare, then open a receiver and join the group."""
-        connection, can = await self.prepare(channel, groups, {intake.group: intake.start})
+        connection, can = await self.prepare(channel, groups, intake.group, intake.start)
         return await self._on(connection, connection.receiver(channel, intake), RECEIVER, self._bounds.close), can
 
     async def remove(self, channel: Channel) -> None:

@@ -149,7 +149,7 @@ class Engine:
         channel, name = key[1], key[2]
         where = f"{', '.join(each.event for each, _ in part)} in group {name!r}"
         prepared = await self._patiently(
-            lambda: place.link.prepare(place.channel, (*place.groups, name), {name: part[0][0].options.start}),
+            lambda: place.link.prepare(place.channel, (*place.groups, name), name, part[0][0].options.start),
             place.link.backoff(),
             where,
         )

@@ -144,7 +144,10 @@ class Connection(ABC):
         """Open a receiver and join the group. What is stored after this returns reaches the group."""
 
     def capabilities(self, channel: Channel) -> Capabilities | None:
-        """Return what holds for this channel here; None: what the adapter states. Called after `declare`."""
+        """Return what holds for this channel here; None: what the adapter states. Called after `declare`.
+
+        The channel carries the group that is joined, where one is: what that group is may tell (Pub/Sub's order).
+        """
         return None
 
     async def declare(self, channel: Channel) -> None:  # noqa: B027 - a broker may have nothing to declare

@@ -7,6 +7,7 @@ ordering exist in its threaded client only.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -22,11 +23,13 @@ from ._wire import fault_of, refused_ids
 
 __all__ = [
     "CALL",
+    "CLOSE",
     "AckRequest",
     "Api",
     "DeadlineRequest",
     "DeleteSubscription",
     "DeleteTopic",
+    "Polls",
     "PublishRequest",
     "PullRequest",
     "Subscription",
@@ -39,6 +42,11 @@ __all__ = [
 
 CALL: Final = 8.0
 """Seconds for one call, below the ten that the kernel gives."""
+
+CLOSE: Final = 0.5
+"""Seconds for calls that are under way when a channel closes."""
+POLLS: Final = 50
+"""Polls on one channel: a connection carries about a hundred calls at a time, and a poll is nearly always under way."""
 
 # Bare protobuf classes: the library's own wrappers cost more than all the rest.
 PublishRequest: Any = types.PublishRequest.pb()
@@ -125,6 +133,41 @@ class Api:
         if not self._open() and result.fault is not Fault.AMBIGUOUS:
             return AdapterError(Fault.LOST, "the connection was closed")
         return result
+
+
+class Polls:
+    """The channels on which polls stay open: another when all are full, none that is empty."""
+
+    def __init__(self, make: Callable[[], Any], open_: Callable[[], bool]) -> None:
+        """Begin without any.
+
+        Args:
+            make: Opens a `grpc.aio.Channel`.
+            open_: As for `Api`.
+        """
+        self._make, self._open = make, open_
+        self._places: dict[Api, Any] = {}
+        """The channel of everyone that polls."""
+
+    def join(self) -> Api:
+        """Return the methods on a channel that has room; `leave` gives the place back."""
+        taken = Counter(self._places.values())
+        channel = next((each for each, number in taken.items() if number < POLLS), None) or self._make()
+        api = Api(channel, self._open)
+        self._places[api] = channel
+        return api
+
+    async def leave(self, api: Api) -> None:
+        """Give a place back, and close its channel if that was the last one on it. Idempotent."""
+        channel = self._places.pop(api, None)
+        if channel is not None and channel not in self._places.values():
+            await channel.close(CLOSE)
+
+    async def close(self) -> None:
+        """Close every channel."""
+        channels = set(self._places.values())
+        self._places.clear()
+        await asyncio.gather(*(channel.close(CLOSE) for channel in channels), return_exceptions=True)
 
 
 def code_of(error: AdapterError) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar
+import asyncio
+from typing import Any, TypeVar
 
 from ductape.adapter import (
     AdapterError,
@@ -20,7 +21,7 @@ from ductape.adapter import (
 
 from . import GooglePubSubAdapter
 from ._access import Access
-from ._api import CALL, Api, TopicRequest, code_of
+from ._api import CALL, CLOSE, Api, Polls, TopicRequest, code_of
 from ._config import GooglePubSubConfig
 from ._receiver import PullReceiver
 from ._sender import TopicSender
@@ -30,11 +31,6 @@ from ._wire import Names
 __all__ = ["GooglePubSubConnection"]
 
 T = TypeVar("T")
-
-POLLS: Final = 50
-"""Polls on one channel: a connection carries about a hundred calls at a time, and a poll is nearly always under way."""
-CLOSE: Final = 0.5
-"""Seconds for calls that are under way when everything closes."""
 
 
 class GooglePubSubConnection(Connection, Removable):
@@ -47,8 +43,7 @@ class GooglePubSubConnection(Connection, Removable):
         self._channel = access.channel()
         self._api = Api(self._channel, self._alive)
         self._topology = Topology(self._api, self._names, config, site)
-        self._polls: list[Any] = []
-        self._opened = 0
+        self._polls = Polls(access.channel, self._alive)
         self._closed = False
 
     @classmethod
@@ -90,12 +85,8 @@ class GooglePubSubConnection(Connection, Removable):
         """Open a receiver: what its group's subscription holds, it polls."""
         self._api.check_open()
         facts = self._topology.facts(channel, intake.group)
-        if self._opened % POLLS == 0:
-            self._polls.append(self._access.channel())
-        self._opened += 1
-        polls = Api(self._polls[-1], self._alive)
         name = self._names.subscription(channel, intake.group)
-        return PullReceiver(self._api, polls, name, facts, intake.window, config=self._config, site=self._site)
+        return PullReceiver(self._api, self._polls, name, facts, intake.window, config=self._config, site=self._site)
 
     async def check(self) -> None:
         """Ask for a topic that need not exist: any answer but a refused login is one."""
@@ -110,8 +101,7 @@ class GooglePubSubConnection(Connection, Removable):
         """Close every channel. Idempotent."""
         if not self._closed:
             self._closed = True
-            for channel in (*self._polls, self._channel):
-                await channel.close(CLOSE)
+            await asyncio.gather(self._polls.close(), self._channel.close(CLOSE), return_exceptions=True)
             self._access.close()
 
     def unwrap(self, kind: type[T]) -> T:

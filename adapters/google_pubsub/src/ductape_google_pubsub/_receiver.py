@@ -9,7 +9,7 @@ from typing import Final
 
 from ductape.adapter import AdapterError, Delivery, Epoch, Fault, Receiver, Settlement, Site, Verdict
 
-from ._api import CALL, AckRequest, Api, DeadlineRequest, PullRequest, code_of, details_of
+from ._api import CALL, AckRequest, Api, DeadlineRequest, Polls, PullRequest, code_of, details_of
 from ._config import GooglePubSubConfig
 from ._topology import Facts
 from ._wire import Leased, delivery_of, seconds_of
@@ -38,13 +38,13 @@ class PullReceiver(Receiver):
     """
 
     def __init__(
-        self, api: Api, polls: Api, name: str, facts: Facts, window: int, *, config: GooglePubSubConfig, site: Site
+        self, api: Api, polls: Polls, name: str, facts: Facts, window: int, *, config: GooglePubSubConfig, site: Site
     ) -> None:
         """Begin an epoch; acknowledgement ids outlive connections, so it lives as long as this receiver.
 
         Args:
             api: The methods, for settling.
-            polls: The same on a channel for polls.
+            polls: The channels for polls, of which it takes a place on one.
             name: The whole name of the subscription.
             facts: What the subscription is.
             window: How many may be unsettled, those in the buffer included.
@@ -53,7 +53,9 @@ class PullReceiver(Receiver):
         """
         self.epoch = Epoch(name, site.clock)
         self._api, self._polls, self._name, self._facts, self._window = api, polls, name, facts, window
+        self._poller = polls.join()
         self._config, self._clock, self._log = config, site.clock, site.log
+        self._lease = int(facts.lease)
         self._bound = min(CALL, max(1.0, facts.lease / 3)) * 0.95
         self._topic = name.rpartition("/")[2]
         self._held: dict[Delivery, None] = {}
@@ -103,14 +105,14 @@ class PullReceiver(Receiver):
         request = PullRequest(subscription=self._name, max_messages=room)
         hold = self._config.poll
         try:
-            reply = await self._polls.pull(request, timeout=hold + SLACK, where=self._name)
+            reply = await self._poller.pull(request, timeout=hold + SLACK, where=self._name)
         except AdapterError as error:
             if code_of(error) == "DEADLINE_EXCEEDED" and self._clock.now() - began >= hold:
                 return  # nothing came
             raise
         if reply.received_messages:
             # The lease runs from some moment of the poll: not later than this.
-            shared = Leased(self.epoch, began + self._facts.lease, self._topic)
+            shared = Leased(self.epoch, began + self._lease, self._topic)
             found = [delivery_of(received, shared) for received in reply.received_messages]
             self._held.update(dict.fromkeys(found))
             self._buffer.extend(found)
@@ -164,7 +166,7 @@ class PullReceiver(Receiver):
         """Renew leases. One that ran out is lost: only an exactly-once subscription would say so."""
         now = self._clock.now()
         ids = [each.token for each in deliveries if (each.leased_until or 0.0) > now]
-        failed = await self._tell({self._config.lease: ids})  # type: ignore[dict-item]  # ours: see delivery_of
+        failed = await self._tell({self._lease: ids})  # type: ignore[dict-item]  # ours: see delivery_of
         answers: Answers = []
         for each in deliveries:
             if (each.leased_until or 0.0) <= now:
@@ -172,7 +174,7 @@ class PullReceiver(Receiver):
             else:
                 answer = failed.get(each.token)  # type: ignore[call-overload]  # as above
             if answer is None:
-                each.leased_until = now + self._config.lease
+                each.leased_until = now + self._lease
             elif answer.fault is Fault.LOST:
                 self._held.pop(each, None)
             answers.append(answer)
@@ -195,7 +197,9 @@ class PullReceiver(Receiver):
 
     async def _call(self, seconds: int | None, ids: list[str], end: float) -> dict[str, AdapterError]:
         api, name = self._api, self._name
-        left = max(end - self._clock.now(), 0.05)
+        left = end - self._clock.now()
+        if left <= 0:
+            return dict.fromkeys(ids, AdapterError(Fault.TRANSIENT, f"{name}: not settled in time"))
         try:
             if seconds is None:
                 await api.acknowledge(AckRequest(subscription=name, ack_ids=ids), timeout=left, where=name)
@@ -225,6 +229,12 @@ class PullReceiver(Receiver):
         """Give back what is not settled, and end the epoch."""
         if self._closed:
             return
+        try:
+            await self._hand_back()
+        finally:
+            await self._polls.leave(self._poller)
+
+    async def _hand_back(self) -> None:
         await self.stop()
         self._closed = True
         poll, self._poll = self._poll, None

@@ -21,6 +21,7 @@ from aiobotocore.client import AioBaseClient  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSPreparedRequest  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
+    ClientError,
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
@@ -33,12 +34,14 @@ from ductape.adapter import AdapterError, Clock, Fault
 
 from ._wire import code_of, fault_of
 
-__all__ = ["CALL", "Client", "Refused", "credentials_fault"]
+__all__ = ["CALL", "CREDENTIALS", "Client", "Refused", "credentials_fault"]
 
 T = TypeVar("T")
 
 CALL: Final = 4.0
 """Seconds for a call that does not poll."""
+CREDENTIALS: Final = (BotoCoreError, ClientError, RuntimeError)
+"""What looking for credentials raises: STS and SSO refuse with the second, and keys renewed too late are the third."""
 _TYPE: Final = "application/x-amz-json-1.0"
 _SIGNED: Final = "content-type;host;x-amz-date;x-amz-target"
 _SIGNED_TOKEN: Final = "content-type;host;x-amz-date;x-amz-security-token;x-amz-target"
@@ -147,7 +150,7 @@ class Client:
         """Sign a call: AWS Signature Version 4."""
         try:
             keys = await self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+        except CREDENTIALS as error:
             raise credentials_fault(error) from error
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock.time()))
         target, scope = f"AmazonSQS.{operation}", f"{now[:8]}/{self._region}/sqs/aws4_request"
@@ -184,10 +187,15 @@ class Client:
         return f"<Client {self.endpoint} {self._region}{' closed' if self.closed else ''}>"
 
 
-def credentials_fault(error: BotoCoreError) -> AdapterError:
+def credentials_fault(error: Exception) -> AdapterError:
     """Return the `AdapterError` for credentials that cannot be had."""
-    fetched = isinstance(error, CredentialRetrievalError | MetadataRetrievalError | HTTPClientError)
-    text = f"credentials cannot be had ({type(error).__name__}): see to config.access_key_id, or to AWS's own settings"
+    fetched = isinstance(error, CredentialRetrievalError | MetadataRetrievalError | HTTPClientError | RuntimeError)
+    what = type(error).__name__
+    if isinstance(error, ClientError):
+        what = str(error.response.get("Error", {}).get("Code", what))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        fetched = status >= 500 or fault_of("", what, status).fault is Fault.TRANSIENT
+    text = f"credentials cannot be had ({what}): see to config.access_key_id, or to AWS's own settings"
     return AdapterError(Fault.TRANSIENT if fetched else Fault.CONFIG, text)
 
 

@@ -29,7 +29,7 @@ from ductape.adapter import (
 from ductape.errors import nearest
 
 from . import SqsAdapter
-from ._client import Client, credentials_fault
+from ._client import CREDENTIALS, Client, credentials_fault
 from ._config import SqsConfig
 from ._queues import Queues
 from ._receiver import QueueReceiver
@@ -175,7 +175,7 @@ async def _client(config: SqsConfig, site: Site, session: AioSession, stack: Asy
     verify = options.pop("verify", False if plain else None)  # certificates are read for nothing where none is shown
     try:
         credentials = await session.get_credentials()
-    except BotoCoreError as error:
+    except CREDENTIALS as error:
         raise credentials_fault(error) from error
     if credentials is None:
         text = "no credentials: set config.access_key_id and config.secret_access_key, or a profile, role or variable"

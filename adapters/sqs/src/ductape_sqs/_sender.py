@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ductape.adapter import AdapterError, Fault, Limits, Outgoing, Sender, Stored
 
-from ._client import Client
+from ._client import CALL, Client
 from ._shapes import Batch, Entry, Sent
 from ._wire import Target, batches, entry_fault, entry_of
 
@@ -50,31 +50,33 @@ class QueueSender(Sender):
                 answers[place] = AdapterError(Fault.MESSAGE, f"cannot be written: {type(error).__name__}")
             else:
                 ready.append((place, entry, size))
+        begin = asyncio.get_running_loop().time() + BEGIN
         if self._target.ordered and self._target.fifo:
-            await self._in_order(records, ready, answers)
+            await self._in_order(records, ready, answers, begin)
         else:
-            await self._together(ready, answers)
+            await self._together(ready, answers, begin + CALL)
         return answers
 
-    async def _together(self, ready: Sequence[Ready], answers: list[Answer]) -> None:
+    async def _together(self, ready: Sequence[Ready], answers: list[Answer], end: float) -> None:
         calls = list(batches(ready, self._target.largest))
         if len(calls) == 1:
-            await self._call(calls[0], answers)
+            await self._call(calls[0], answers, end)
         else:
-            await asyncio.gather(*(self._call(call, answers) for call in calls))
+            await asyncio.gather(*(self._call(call, answers, end) for call in calls))
 
-    async def _in_order(self, records: Sequence[Outgoing], ready: Sequence[Ready], answers: list[Answer]) -> None:
+    async def _in_order(
+        self, records: Sequence[Outgoing], ready: Sequence[Ready], answers: list[Answer], begin: float
+    ) -> None:
         """Send one record of each key, then, where that was stored, the next: entries of a batch fail one by one."""
         entries = {place: (place, entry, size) for place, entry, size in ready}
         keys: dict[str, deque[int]] = {}
         for place, record in enumerate(records):
             keys.setdefault(record.id if record.key is None else f"={record.key}", deque()).append(place)
         loop = asyncio.get_running_loop()
-        end = loop.time() + BEGIN
         waiting = list(keys.values())
-        while waiting and loop.time() < end:
+        while waiting and loop.time() < begin:
             heads = [places.popleft() for places in waiting]
-            await self._together([entries[place] for place in heads if place in entries], answers)
+            await self._together([entries[place] for place in heads if place in entries], answers, begin + CALL)
             following: list[deque[int]] = []
             for head, places in zip(heads, waiting, strict=True):
                 if isinstance(answers[head], Stored):
@@ -84,13 +86,17 @@ class QueueSender(Sender):
                         answers[place] = AdapterError(Fault.TRANSIENT, "not sent: one before it of its key failed")
             waiting = [places for places in following if places]
 
-    async def _call(self, batch: Sequence[tuple[int, Entry]], answers: list[Answer]) -> None:
+    async def _call(self, batch: Sequence[tuple[int, Entry]], answers: list[Answer], end: float) -> None:
+        left = end - asyncio.get_running_loop().time()
+        if left <= 0:
+            return  # their answer says so already
+        request = Batch(self._url, [entry for _, entry in batch])
         try:
-            sent = await self._client.call("SendMessageBatch", Batch(self._url, [entry for _, entry in batch]), Sent)
+            sent = await self._client.call("SendMessageBatch", request, Sent, min(CALL, left))
         except AdapterError as error:
             if error.fault is Fault.MESSAGE and len(batch) > 1:  # refused as a whole: find the one that is not taken
-                for place, entry in batch:
-                    await self._call([(place, entry)], answers)
+                half = len(batch) // 2
+                await asyncio.gather(*(self._call(part, answers, end) for part in (batch[:half], batch[half:])))
                 return
             for place, _ in batch:
                 answers[place] = error
