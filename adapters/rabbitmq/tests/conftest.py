@@ -106,7 +106,7 @@ async def world(rabbitmq_server: RabbitMQ) -> AsyncIterator[World]:
         yield world
     finally:
         await world.stack.aclose()
-        await raw.close()
+        await world.raw.close()
 
 
 def record(number: int, **more: Any) -> Outgoing:

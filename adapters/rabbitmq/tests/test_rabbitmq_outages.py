@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import aio_pika
 import pytest
 import trustme
 
@@ -168,7 +167,6 @@ async def test_a_killed_server_loses_nothing_that_was_confirmed(world: World) ->
     seen = await draining
     assert confirmed == set(range(20_000))
     assert set(seen) == confirmed
-    world.raw = await aio_pika.connect(world.url)
 
 
 async def test_cuts_lose_nothing_and_what_was_answered_as_settled_does_not_come_again(world: World) -> None:

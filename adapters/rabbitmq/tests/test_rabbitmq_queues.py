@@ -71,6 +71,7 @@ async def test_what_may_not_be_created_is_only_verified(world: World) -> None:
 async def test_names_that_the_protocol_cannot_carry_are_refused(world: World) -> None:
     assert "255 bytes" in str(await refused(world, Channel(name="n" * 256, group="")))
     assert "255 bytes" in str(await refused(world, Channel(name="n" * 250, group="billing")))
+    assert "ASCII letters" in str(await refused(world, world.event("prüfung")))
 
 
 async def test_an_exchange_is_made_once_and_used_whatever_its_type(world: World) -> None:
@@ -159,6 +160,33 @@ async def test_headers_that_would_close_the_channel_fail_alone(world: World) -> 
     assert refused.fault is Fault.MESSAGE
     assert not isinstance(first, AdapterError)
     assert not isinstance(last, AdapterError)
+
+
+async def test_a_message_with_copies_for_others_can_be_dead_lettered(world: World) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection)
+    exchange = await (await world.channel()).get_exchange("amq.topic")
+    await exchange.publish(Message(b"1", headers={"CC": [f"{world.name}.other"], "n": 7}), world.name)
+    (theirs,) = await take(receiver, 1)
+    letter = Outgoing(theirs.body, theirs.headers, "id1", origin=theirs)
+    await publish(await world.sender(connection, world.dead()), letter)
+    (copy,) = await take(await world.receiver(connection, world.dead()), 1)
+    assert dict(copy.headers) == {"n": "7"}
+
+
+async def test_what_is_handed_back_again_and_again_never_brings_more_than_the_window(world: World) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection, window=8)
+    await publish(await world.sender(connection), *(record(number) for number in range(50)))
+    held = await take(receiver, 8)
+    for _ in range(10):
+        await settle(receiver, [held.pop()], Verdict.RELEASE)
+        held += await take(receiver, 1)
+        assert await receiver.receive(50, 0.05) == []
+    assert await settle(receiver, held) == [None] * 8
+    (last,) = await take(receiver, 1)
+    await settle(receiver, [last])
+    assert len(await take(receiver, 8)) == 8  # the window is whole again
 
 
 async def test_a_producer_of_another_client_is_read_and_reads_ours(world: World) -> None:

@@ -1,5 +1,6 @@
 """Frames, headers, names and faults, without a server."""
 
+import asyncio
 import datetime
 import logging
 import struct
@@ -10,11 +11,28 @@ from typing import Any
 import pytest
 from pamqp import commands, frame, header
 
-from ductape.adapter import Channel, Delivery, Epoch, Fault, Outgoing, Purpose, Site
+from ductape.adapter import (
+    AdapterError,
+    Channel,
+    Delivery,
+    Epoch,
+    Fault,
+    Intake,
+    Order,
+    Outgoing,
+    Purpose,
+    Settlement,
+    Site,
+    Verdict,
+)
 from ductape_rabbitmq import RabbitMQConfig
+from ductape_rabbitmq._channel import Channel as Wire
 from ductape_rabbitmq._link import Endpoint, Link
+from ductape_rabbitmq._receiver import FEW, RabbitMQReceiver
 from ductape_rabbitmq._topology import Topology, bucket
 from ductape_rabbitmq._wire import Content, Framer, ack, delivery_of, fault_of, message_id_of, nack
+
+from .conftest import LoopClock
 
 FRAME_MAX = 131_072
 
@@ -222,3 +240,39 @@ def test_delays_wait_where_nothing_longer_than_half_as_much_again_waits() -> Non
     for delay in range(3, 5000):
         assert delay <= bucket(delay) <= delay * 1.5
     assert bucket(2.0**22) == 2**22
+
+
+def receiving(order: Order, number: int) -> tuple[Wire, list[bytes], RabbitMQReceiver, list[Delivery]]:
+    """A channel, what is written on it, a receiver there, and what it was given by a server that answers nothing."""
+    said: list[bytes] = []
+
+    async def depth(queue: str) -> int:
+        return 0
+
+    wire = Wire(3, said.append)
+    intake = Intake(group="billing", window=100, order=order)
+    receiver = RabbitMQReceiver(wire, "orders", intake, LoopClock(), 0.4, counted=True, depth=depth)
+    for tag in range(1, number + 1):
+        receiver.delivered(tag, written(Outgoing(b"x", {}, "id")))
+    held = list(receiver._buffer)
+    receiver._buffer.clear()
+    return wire, said, receiver, held
+
+
+async def test_settling_ends_with_the_channel_and_says_nothing_on_it_any_more() -> None:
+    wire, said, receiver, held = receiving(Order.NONE, 3 * FEW)
+    settling = asyncio.ensure_future(receiver.settle([Settlement(each, Verdict.RELEASE) for each in held]))
+    await asyncio.sleep(0)
+    before = len(said)
+    wire.gone(AdapterError(Fault.LOST, "closed"))
+    answers = await settling
+    assert [answer.fault for answer in answers if answer is not None] == [Fault.LOST] * 3 * FEW
+    wire.write(b"late")
+    assert len(said) == before > 0
+
+
+async def test_in_order_what_was_handed_back_here_does_not_fail_with_the_server() -> None:
+    _, _, receiver, held = receiving(Order.KEY, 2)
+    answers = await receiver.settle([Settlement(held[0], Verdict.ACK), Settlement(held[1], Verdict.RELEASE)])
+    assert [answer and answer.fault for answer in answers] == [Fault.TRANSIENT, None]
+    assert [each.token for each in receiver._buffer] == [held[1].token]

@@ -53,7 +53,7 @@ class Channel:
 
     def __init__(self, number: int, write: Callable[[bytes], None]) -> None:
         """Begin; `Link.channel` opens it."""
-        self.number, self.write = number, write
+        self.number, self._write = number, write
         self.ears = Ears()
         self.error: AdapterError | None = None
         self.left: Callable[[], object] = lambda: None
@@ -137,8 +137,13 @@ class Channel:
 
     # -- out
 
+    def write(self, data: bytes) -> None:
+        """Send frames; they are dropped when it is closed: its number may be another channel's by now."""
+        if self.error is None:
+            self._write(data)
+
     def _say(self, method: Frame) -> None:
-        self.write(frame.marshal(method, self.number))
+        self._write(frame.marshal(method, self.number))
 
     async def call(self, method: Frame, seconds: float) -> Any:
         """Say something, and return the answer.

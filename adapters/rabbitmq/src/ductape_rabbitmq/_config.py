@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Final, Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from ductape.adapter import Secret, SecretUrl
 
-__all__ = ["RabbitMQConfig", "Tls"]
+__all__ = ["CHARACTERS", "NAME", "RabbitMQConfig", "Tls"]
+
+NAME: Final = re.compile(r"[A-Za-z0-9_.:@#,/+ -]*")
+"""The names of queues and exchanges that pamqp can say."""
+CHARACTERS: Final = "ASCII letters, digits, spaces and _.:@#,/+-"
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +90,8 @@ def _url_problem(config: RabbitMQConfig) -> str:
     for field in ("host", "port", "vhost"):
         if getattr(config, field) != getattr(default, field):
             return f"{field}: config.url says where the server is; give one of them"
+    if len(unquote(urlsplit(url).path[1:])) > 127:
+        return "url: its vhost has more than 127 characters"
     if config.tls and not url.startswith("amqps://"):
         return "tls: config.url is not encrypted; write amqps://"
     return ""
@@ -97,6 +104,8 @@ def _address_problem(config: RabbitMQConfig) -> str:
         return f"port: {config.port} is not between 1 and 65535"
     if not config.vhost:
         return "vhost: is empty; the default one is /"
+    if len(config.vhost) > 127:
+        return "vhost: has more than 127 characters"
     return ""
 
 
@@ -109,6 +118,11 @@ def _names_problem(config: RabbitMQConfig) -> str:
             return f"{field}: is empty"
         if name is not None and len(name.encode()) > 200:  # 255 with what groups and delays add
             return f"{field}: has more than 200 bytes"
+    if len(config.exchange) > 127:
+        return "exchange: has more than 127 characters"
+    for field, name in (("exchange", config.exchange), ("queue", re.sub(r"\{\w+\}", "", config.queue or ""))):
+        if not NAME.fullmatch(name):
+            return f"{field}: has characters other than {CHARACTERS}"
     if config.queue is not None and config.queue.startswith("amq."):
         return "queue: names that begin with amq. are RabbitMQ's own"
     return ""

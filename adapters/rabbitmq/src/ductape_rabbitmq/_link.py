@@ -10,7 +10,6 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Callable
 from typing import Any, Final, cast
 
 import msgspec
@@ -324,7 +323,7 @@ class Link:
     def _away(self, why: str) -> AdapterError:
         return AdapterError(Fault.TRANSIENT, f"no connection to {self.endpoint!r}: {why}")
 
-    async def channel(self, make: Callable[[int, Callable[[bytes], None]], Channel] = Channel) -> Channel:
+    async def channel(self) -> Channel:
         """Open a channel, connecting if need be.
 
         Raises:
@@ -336,9 +335,13 @@ class Link:
         number = next((each for each in range(1, wire.channel_max + 1) if each not in wire.channels), 0)
         if not number:
             raise AdapterError(Fault.TRANSIENT, f"all {wire.channel_max} channels of a connection are in use")
-        channel = wire.channels[number] = make(number, wire.write)
+        channel = wire.channels[number] = Channel(number, wire.write)
         channel.left = lambda: wire.channels.pop(number, None)
-        await channel.call(commands.Channel.Open(), BOUND)
+        try:
+            await channel.call(commands.Channel.Open(), BOUND)
+        except BaseException:
+            await channel.close(0.0)  # the number is free again when the server says so
+            raise
         return channel
 
     async def drained(self, seconds: float) -> bool:

@@ -72,7 +72,7 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
         self._error: AdapterError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._consuming = self._stopped = self._closed = self._acked = False
-        self._tag, self._consumers = "", 0
+        self._tag, self._consumers, self._granted = "", 0, 0
         wire.ears = self
 
     async def begin(self) -> None:
@@ -81,19 +81,27 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
         Raises:
             AdapterError: The queue is gone (``TRANSIENT``), or refuses consumers.
         """
-        await self._wire.call(commands.Basic.Qos(prefetch_count=self._credit), BOUND)
         await self._consume()
+
+    @property
+    def _open(self) -> int:
+        """How many messages came and are not settled."""
+        return self._high - self._low + 1 - len(self._done)
 
     async def _consume(self) -> None:
         self._consumers += 1  # RabbitMQ 3.10 crashes when a tag is used again while its old deliveries are out
         self._tag = f"ductape-{self._wire.number}.{self._consumers}"
+        self._granted = max(1, self._credit - self._open)  # RabbitMQ counts what a consumer before this had apart
         try:
+            await self._wire.call(commands.Basic.Qos(prefetch_count=self._granted), BOUND)
             await self._wire.call(commands.Basic.Consume(queue=self._queue, consumer_tag=self._tag), BOUND)
         except AdapterError as error:
             if error.text.startswith("404"):  # it was declared a moment ago
                 raise AdapterError(Fault.TRANSIENT, error.text) from error
             raise
         self._consuming = True
+        if self._stopped and not self._ordered:  # meanwhile
+            await self._cancel()
 
     # -- what arrives
 
@@ -122,8 +130,8 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:
         """Return what is there, or what comes first."""
         buffer = self._buffer
-        if limit > 0 and not (self._consuming or self._stopped) and self._error is None:
-            await self._consume()
+        if limit > 0 and not (buffer or self._stopped) and self._error is None:
+            await self._resume()
         if limit > 0 and wait > 0 and not buffer and self._error is None and not self._stopped:
             self._waiter = asyncio.get_running_loop().create_future()
             timer = self._clock.call_later(wait, self._wake)
@@ -142,14 +150,25 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
             return taken
         return [buffer.popleft() for _ in range(max(limit, 0))]
 
+    async def _resume(self) -> None:
+        """Consume again after `_rest`; once more when that was with little credit, and twice as much is free now."""
+        if self._consuming and (self._granted == self._credit or 2 * self._granted > self._credit - self._open):
+            return
+        if rest := self._rest():
+            self._wire.write(rest)
+        try:
+            await self._consume()
+        except AdapterError as error:  # an answer that comes late would leave a second consumer
+            self.lost(error)
+
     async def settle(self, settlements: Sequence[Settlement]) -> Answers:
-        """Settle with one write; as few frames as the order of tags allows."""
+        """Settle with as few frames as the order of tags allows."""
         if self._error is not None:
             return [self._error] * len(settlements)
         answers: Answers = [None] * len(settlements)
-        acks: list[int] = []
+        acks: dict[int, int] = {}
         again: list[Delivery] = []
-        frames: list[bytes] = []
+        frames: list[tuple[bytes, Sequence[int]]] = []
         number, done = self._wire.number, self._done
         for place, settlement in enumerate(settlements):
             delivery = settlement.delivery
@@ -158,12 +177,12 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
                 answers[place] = AdapterError(Fault.LOST, "the message is not with this receiver")
             elif settlement.verdict is Verdict.ACK:
                 done.add(tag)
-                acks.append(tag)
+                acks[tag] = place
             elif self._ordered:
                 again.append(msgspec.structs.replace(delivery))
             else:
                 done.add(tag)
-                frames += (self._rest(), nack(number, tag))
+                frames.append((self._rest() + nack(number, tag), (place,)))
         if again:
             self._again(again)
         low = self._low
@@ -172,26 +191,44 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
             low += 1
         self._low = low
         # What is below the lowest open tag is settled with one frame: behind those that give others of it back.
-        below = max((tag for tag in acks if tag < low), default=0)
+        below = [tag for tag in acks if tag < low]
         if below:
-            frames.append(ack(number, below, multiple=True))
-        frames += [ack(number, tag) for tag in acks if tag > low]
+            frames.append((ack(number, max(below), multiple=True), [acks[tag] for tag in below]))
+        frames += [(ack(number, tag), (place,)) for tag, place in acks.items() if tag > low]
         self._acked |= bool(acks)
-        for start in range(0, len(frames), FEW):
-            self._wire.write(b"".join(frames[start : start + FEW]))
-            await self._confirm(answers)
+        await self._say(frames, answers)
         return answers
 
-    async def _confirm(self, answers: Answers) -> None:
+    async def _say(self, frames: Sequence[tuple[bytes, Sequence[int]]], answers: Answers) -> None:
+        """Write a few frames at a time; those that the server does not confirm in time fail, and what depends on them.
+
+        Args:
+            frames: Each with the places of its settlements.
+            answers: Where errors are put.
+        """
+        end, error = self._clock.now() + self._bound, None
+        for start in range(0, len(frames), FEW):
+            few = frames[start : start + FEW]
+            error = self._error or error
+            if self._error is None:
+                self._wire.write(b"".join(each for each, _ in few))
+            if error is None:
+                error = await self._confirm(max(0.0, end - self._clock.now()))
+            if error is not None:
+                for _, places in few:
+                    for place in places:
+                        answers[place] = error
+
+    async def _confirm(self, seconds: float) -> AdapterError | None:
         """Wait for the answer to what was said behind the settlements: then the server has taken them.
 
         AMQP answers no acknowledgement. Setting the credit of later consumers, which changes nothing, is answered.
         """
         try:
-            await self._wire.call(commands.Basic.Qos(prefetch_count=self._credit), self._bound)
+            await self._wire.call(commands.Basic.Qos(prefetch_count=self._granted), seconds)
         except AdapterError as error:
-            fault = Fault.LOST if self._error is not None else Fault.TRANSIENT
-            answers[:] = [answer or AdapterError(fault, error.text) for answer in answers]
+            return self._error or AdapterError(Fault.TRANSIENT, error.text)
+        return None
 
     def _rest(self) -> bytes:
         """Return the frame that ends the consumer until somebody receives: what is given back is for others then."""
@@ -222,8 +259,14 @@ class RabbitMQReceiver(Receiver, Measurable, Ears):
             return
         self._stopped = True
         if self._consuming and not self._ordered and self._error is None:
-            await self._wire.call(commands.Basic.Cancel(consumer_tag=self._tag), STOPPING)
+            await self._cancel()
         self._wake()
+
+    async def _cancel(self) -> None:
+        try:
+            await self._wire.call(commands.Basic.Cancel(consumer_tag=self._tag), STOPPING)
+        finally:
+            self._wake()
 
     async def close(self) -> None:
         """Close the channel: what was settled is, and what was not goes back to the queue."""

@@ -87,7 +87,7 @@ class RabbitMQSender(Sender, Ears):
         """What publishes to a delay queue, and how positions in it begin."""
         self._tag = 0
         self._calls: deque[_Call] = deque()
-        self._routed = False
+        self._routed = self._heard = False
         self._closed: AdapterError | None = None
         wire.ears = self
 
@@ -172,6 +172,7 @@ class RabbitMQSender(Sender, Ears):
 
     def confirmed(self, tag: int, *, multiple: bool, stored: bool) -> None:
         """Answer a record, or all up to it."""
+        self._heard = True
         answer: bool | AdapterError = stored
         if not stored:
             text = f"{self._where}: refused by a queue that is full, or has no leader now"
@@ -210,7 +211,7 @@ class RabbitMQSender(Sender, Ears):
         if most is not None:
             self._learned(most)
         unknown = AdapterError(Fault.AMBIGUOUS, f"{self._where}: {error.text}")
-        if error.text.startswith("403"):
+        if error.text.startswith("403") and not self._heard:  # else it was allowed before, and some may be stored
             unknown = AdapterError(Fault.CONFIG, f"{self._where}: {error.text}")
         for call in self._calls:
             for place, record in enumerate(call.records):

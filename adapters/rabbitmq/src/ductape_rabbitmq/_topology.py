@@ -15,7 +15,7 @@ from pamqp.base import Frame
 from ductape.adapter import AdapterError, Channel, Fault, Order, Purpose, Site
 
 from ._channel import Channel as Wire
-from ._config import RabbitMQConfig
+from ._config import CHARACTERS, NAME, RabbitMQConfig
 from ._link import BOUND, Link
 
 __all__ = ["Topology", "bucket"]
@@ -38,6 +38,18 @@ def bucket(delay: float) -> int:
     half its delay at most (by a second, up to two), where a message that waits longer was stored shortly before.
     """
     return BUCKETS[bisect_left(BUCKETS, delay)]
+
+
+def _must_fit(queue: str) -> None:
+    """Refuse the name of a queue that cannot be said.
+
+    Raises:
+        AdapterError: ``CONFIG``.
+    """
+    why = "more than 255 bytes" if len(queue.encode()) > 255 else f"characters other than {CHARACTERS}"
+    if len(queue.encode()) > 255 or not NAME.fullmatch(queue):
+        what = "config.queue, or the tags or the group it is made of"
+        raise AdapterError(Fault.CONFIG, f"the name of queue {queue[:60]!r} has {why}; change {what}")
 
 
 class Topology:
@@ -136,6 +148,7 @@ class Topology:
     async def remove(self, channel: Channel) -> None:
         """Delete the queues of a group, and those that lead back to it; missing ones do not matter."""
         queue = self.queue(channel)
+        _must_fit(queue)
         retry = msgspec.structs.replace(channel, purpose=Purpose.RETRY)
         for name in (queue, f"{queue}.dead", *(self.delay_queue(retry, seconds) for seconds in BUCKETS)):
             await self.call(commands.Queue.Delete(queue=name))
@@ -155,16 +168,12 @@ class Topology:
             if not error.text.startswith("404"):
                 raise
             if not self._site.create:
-                raise AdapterError(
-                    Fault.CONFIG, f"exchange {name!r} is missing, and may not be created here"
-                ) from error
+                text = f"exchange {name!r} is missing, and may not be created here: create it, or remove create: false"
+                raise AdapterError(Fault.CONFIG, text) from error
             await self.call(commands.Exchange.Declare(exchange=name, exchange_type="topic", durable=True))
 
     async def _queue(self, name: str, arguments: Mapping[str, Any]) -> None:
-        if len(name.encode()) > 255:
-            raise AdapterError(
-                Fault.CONFIG, f"the name of queue {name[:60]!r}… has more than 255 bytes; shorten config.queue"
-            )
+        _must_fit(name)
         if self._site.create:
             await self.call(commands.Queue.Declare(queue=name, durable=True, arguments=dict(arguments)))
             return
@@ -172,7 +181,8 @@ class Topology:
             await self.call(commands.Queue.Declare(queue=name, passive=True))
         except AdapterError as error:
             if error.text.startswith("404") and error.fault is Fault.CONFIG:
-                raise AdapterError(Fault.CONFIG, f"queue {name!r} is missing, and may not be created here") from error
+                text = f"queue {name!r} is missing, and may not be created here: create it, or remove create: false"
+                raise AdapterError(Fault.CONFIG, text) from error
             raise
 
     async def depth(self, queue: str) -> int:

@@ -32,7 +32,7 @@ KEY: Final = "ductape-key"
 OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 """Headers that the server adds; they begin with one of these."""
 ROUTES: Final = ("CC", "BCC")
-"""Headers by which RabbitMQ routes; as text they close the channel."""
+"""Headers by which RabbitMQ routes; as text they close the channel, and in copies they would route again."""
 YEAR_9999: Final = 253_370_764_800
 RESERVE: Final = 16 * 1024
 """Bytes of a frame that messages leave to the headers of their dead letters."""
@@ -173,7 +173,10 @@ class Framer:
         flags = HEADERS | MODE | MESSAGE_ID | TIMESTAMP
         kind = b""
         table: list[bytes] = []
-        for name, value in record.headers.items():
+        headers = record.headers
+        if self._copies and not headers.keys().isdisjoint(ROUTES):
+            headers = {name: value for name, value in headers.items() if name not in ROUTES}
+        for name, value in headers.items():
             if name == "content-type":
                 flags |= CONTENT_TYPE
                 kind = _short(value)
@@ -186,11 +189,11 @@ class Framer:
         if record.key is not None:
             encoded = record.key.encode()
             table += (b"\x0bductape-keyS", _LENGTH.pack(len(encoded)), encoded)
-        headers = b"".join(table)
+        encoded = b"".join(table)
         if record.delay <= 0 and extras is None:
-            head = (flags.to_bytes(2, "big"), kind, _LENGTH.pack(len(headers)), headers, b"\x02")
+            head = (flags.to_bytes(2, "big"), kind, _LENGTH.pack(len(encoded)), encoded, b"\x02")
             return b"".join((*head, bytes((len(id_),)), id_, _STAMP.pack(stamp)))
-        found = {HEADERS: _LENGTH.pack(len(headers)) + headers, MODE: b"\x02", TIMESTAMP: _STAMP.pack(stamp)}
+        found = {HEADERS: _LENGTH.pack(len(encoded)) + encoded, MODE: b"\x02", TIMESTAMP: _STAMP.pack(stamp)}
         found |= {MESSAGE_ID: bytes((len(id_),)) + id_, **({CONTENT_TYPE: kind} if kind else {})}
         if record.delay > 0:
             found[EXPIRATION] = _short(str(math.ceil(record.delay * 1000)))
