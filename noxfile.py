@@ -237,4 +237,4 @@ def _installed(session: nox.Session, name: str, module: str) -> None:
 @nox.session(venv_backend="none")
 def brokers(session: nox.Session) -> None:
     """Starts the real servers and prints their addresses until interrupted; names after `--` choose."""
-    session.run(sys.executable, "-u", "-m", "tests.brokers", *session.posargs, external=True)
+    _installed(session, "brokers", "tests.brokers")

@@ -33,7 +33,7 @@ def table(name: str, row: Row, seconds: float) -> str:
 
 
 def play(ground: Ground, part: str) -> list[str]:
-    """Play a provider's runs; return what must not be."""
+    """Play a provider's runs; return what must not be; `LookupError` if none is called so."""
     texts, wrong = [heading(ground)], []
     for name, run in runs(ground).items():
         if part not in name:
@@ -47,11 +47,13 @@ def play(ground: Ground, part: str) -> list[str]:
         if not part:
             REPORTS.mkdir(exist_ok=True)
             (REPORTS / f"{ground.name}.md").write_text("".join(texts))
+    if len(texts) == 1:
+        raise LookupError(f"{ground.name} has no run {part!r}; there are: {', '.join(runs(ground))}")
     return wrong
 
 
 def main(provider: str = "", *part: str) -> int:
-    """Run what is wanted; the status is 1 if something was lost, or 2 if there is no such provider."""
+    """Run what is wanted; the status is 1 if something was lost, or 2 if there is no such provider or run."""
     if provider == "conformance":
         return conformance.main(*part)
     if provider and provider not in PROVIDERS:
@@ -60,7 +62,11 @@ def main(provider: str = "", *part: str) -> int:
     wrong = []
     for name in [provider] if provider else PROVIDERS:
         ground: Ground = importlib.import_module(f"tests.soak.{name}").GROUND
-        wrong += play(ground, " ".join(part))
+        try:
+            wrong += play(ground, " ".join(part))
+        except LookupError as error:
+            print(error.args[0], file=sys.stderr)
+            return 2
     if not provider and conformance.main():
         wrong.append("conformance: see its report")
     print("\n".join(["WRONG", *wrong] if wrong else ["nothing was lost"]))

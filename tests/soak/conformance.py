@@ -101,7 +101,10 @@ def heading(times: int) -> str:
 
 
 def main(times: str = str(TIMES), part: str = "") -> int:
-    """Play what is wanted; the status is 1 if anything failed."""
+    """Play what is wanted; the status is 1 if anything failed, or 2 if there is nothing to play."""
+    if not times.isdecimal() or int(times) < 1 or not any(part in name for name in SUITES):
+        print(f"say how many times, from 1, and one of {', '.join(SUITES)}; not {times!r} {part!r}", file=sys.stderr)
+        return 2
     texts, wrong = [heading(int(times))], False
     for name, path in SUITES.items():
         if part not in name:

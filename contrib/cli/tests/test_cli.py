@@ -105,6 +105,16 @@ def test_a_catalog_is_listed(run: Run) -> None:
         (["run", "json:x", "--log-level", "loud"], 1, "is not debug, info, warning or error"),
         (["new-adapter", "Bad Name"], 1, "lower case letters"),
         (["new-adapter", "acme", "--into", "."], 1, "is there already"),
+        (["publish", "orders:new", "1", "--env", "dev"], 1, "lives inside the process"),
+        (["tail", "orders:new", "--env", "dev", "--limit", "0"], 1, "--limit 0: it is 1 at least"),
+        (["tail", "orders:new", "--env", "dev", "--seconds", "0"], 1, "--seconds 0: it is seconds, above 0"),
+        (["dead", "drop", "orders:new", "", "--env", "dev"], 1, "an id is empty"),
+        (["dead", "list", "orders:new", "--limit", "0", "--env", "dev"], 1, "--limit 0: it is 1 at least"),
+        (["doctor", "--probe", "--env", "typo"], 1, "nothing was looked at. There are dev, prd."),
+        (["check", "ductape.toml", "--env", "typo"], 1, "nothing was looked at. There are dev, prd."),
+        (["run", "json:x", "--reload", "--log-level", "loud"], 1, "is not debug, info, warning or error"),
+        (["new-adapter", "memory"], 1, "ductape-memory is installed already"),
+        (["new-adapter", "acme", "--into", "ductape.toml/acme"], 1, "cannot be written"),
         (["nothing"], 2, 'Unknown command "nothing"'),
         (["publish"], 2, "requires an argument"),
     ],
@@ -114,6 +124,44 @@ def test_what_is_wrong_is_said_with_what_to_do(run: Run, arguments: list[str], s
     assert done.returncode == status
     assert words in " ".join((done.stderr + done.stdout).replace("│", " ").split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--env", "prd"], "--env prd (or DUCTAPE_ENV): service:ductape is of env dev"),
+        (["--product", "other"], "--product other (or DUCTAPE_PRODUCT): service:ductape is of product shop"),
+        (["--catalog", "ductape.toml"], "service:ductape brings its own catalog"),
+    ],
+)
+def test_what_is_said_beside_an_app_must_be_so(run: Run, folder: Path, option: list[str], words: str) -> None:
+    (folder / "service.py").write_text(SERVICE.format(last="pass"))
+    assert run("topics", "--app", "service:ductape", "--env", "dev").returncode == 0
+    done = run("topics", "--app", "service:ductape", *option)
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
+def test_a_catalog_without_brokers_is_nothing_that_was_looked_at(run: Run, folder: Path) -> None:
+    (folder / "ductape.toml").write_text('product = "shop"\n')
+    for arguments in (["doctor", "--env", "dev"], ["check", "ductape.toml"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "nothing was looked at. No broker is declared at all." in done.stderr
+
+
+def test_a_broken_catalog_is_told_by_its_store(run: Run, folder: Path) -> None:
+    (folder / "ductape.toml").write_text('product = "shop\n')
+    for arguments in (["topics"], ["doctor"], ["publish", "orders:new", "1"], ["check", "ductape.toml"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "error: CATALOG_INVALID: " in done.stderr
+        assert "--product" not in done.stderr
+
+
+def test_a_module_that_an_app_lacks_is_not_taken_for_the_app(run: Run, folder: Path) -> None:
+    (folder / "shopping.py").write_text("import shop\n")
+    assert "No module named 'shop'" in run("run", "shopping:ductape").stderr
 
 
 def test_errors_are_json_where_json_is_asked_for(run: Run) -> None:
@@ -134,6 +182,13 @@ def test_check_names_what_is_wrong_in_every_environment(run: Run, folder: Path) 
     problems = {row["env"]: row["problem"] for row in rows(done)[0] if not row["ok"]}
     assert "Did you mean 'MEMORY'?" in problems["dev"]
     assert "REDIS_URL is not set" in problems["prd"]
+
+
+def test_types_in_the_schema_match_in_any_case_without_flags_of_python() -> None:
+    choices = manifest_schema()["properties"]["broker"]["items"]["properties"]["env"]["items"]["allOf"]
+    patterns = [each["if"]["properties"]["type"]["pattern"] for each in choices]
+    assert "^[Rr][Ee][Dd][Ii][Ss]$" in patterns
+    assert not [pattern for pattern in patterns if "(?" in pattern]
 
 
 def test_the_schema_takes_both_spellings_variables_and_hides_secrets() -> None:
@@ -185,6 +240,7 @@ def test_run_serves_until_a_signal(folder: Path) -> None:
     started.send_signal(signal.SIGTERM)
     errors = started.communicate(timeout=20)[1]
     assert started.returncode == 0
+    assert "service:ductape: product shop, env dev, 1 subscriptions" in errors
     assert "stopping in order" in errors
 
 
@@ -244,6 +300,10 @@ def test_lines_are_published_and_a_wrong_one_is_named(prd: Run, folder: Path) ->
     assert done.returncode == 1
     assert done.stdout == "2 stored before it\n"
     assert "- line 4 is no JSON" in done.stderr
+    (folder / "latin.jsonl").write_bytes(b'"a"\n"\xe9"\n')
+    done = prd("publish", "orders:new", "@latin.jsonl")
+    assert (done.returncode, done.stdout) == (1, "1 stored before it\n")
+    assert "PAYLOAD_INVALID: latin.jsonl line 2 is not UTF-8" in done.stderr
     done = prd("publish", "orders:new", "-", "--whole", stdin='{\n"n": 1\n}\n')
     assert done.stdout.startswith("stored ")
 
@@ -267,6 +327,43 @@ def test_tail_shows_what_arrives_disturbs_nobody_and_leaves_nothing_behind(
     )
     assert left.stdout.split() == ["billing", "4"]
 
+
+def test_tail_shows_what_is_no_json_and_buries_nothing(prd: Run, folder: Path, redis_server: Any) -> None:
+    subprocess.run(
+        [sys.executable, "-c", UNREADABLE], cwd=folder, env={**os.environ, "REDIS_URL": redis_server.url}, check=True
+    )
+    done = prd("tail", "orders:new", "--start", "earliest", "--limit", "3", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["no json", {"n": 1}, "no codec"]
+
+
+UNREADABLE = """
+import asyncio
+from ductape import Ductape
+
+
+class Yaml:
+    content_type = "application/yaml"
+
+    def encode(self, payload):
+        return payload.encode()
+
+    def decoder(self, kind):
+        return bytes.decode
+
+
+async def main() -> None:
+    async with Ductape(product="shop", env="prd", catalog="ductape.toml") as ductape:
+        await ductape.event.publish("orders:new", b"no json")
+        await ductape.event.publish("orders:new", {"n": 1})
+    async with Ductape(
+        product="shop", env="prd", catalog="ductape.toml", codecs=[Yaml()], codec="application/yaml"
+    ) as ductape:
+        await ductape.event.publish("orders:new", "no codec")
+
+
+asyncio.run(main())
+"""
 
 LEFT = textwrap.dedent("""
     import pathlib, re, sys
@@ -314,8 +411,44 @@ def test_dead_letters_are_listed_shown_replayed_and_dropped(prd: Run, folder: Pa
     assert prd("dead", "replay", "orders:new", found[1]["id"], *letter).stdout == f"replayed {found[1]['id']}\n"
     [left] = rows(prd("dead", "list", "orders:new", *letter, "--json"))
     assert [row["id"] for row in left] == [found[2]["id"]]
-    missing = prd("dead", "drop", "orders:new", "nothing", *letter)
-    assert missing.returncode == 1
-    assert "no dead letter nothing" in missing.stderr
+    for action in ("show", "drop", "replay"):
+        missing = prd("dead", action, "orders:new", "nothing", *letter, "--json")
+        assert (missing.returncode, missing.stdout) == (1, "")
+        assert json.loads(missing.stderr)["error"]["code"] == "DEAD_LETTER_NOT_FOUND"
     assert prd("dead", "drop", "orders:new", "--all", *letter).returncode == 0
     assert "no dead letters" in prd("dead", "list", "orders:new", *letter).stderr
+
+
+def test_a_beginning_of_several_ids_acts_on_none_and_all_is_all(prd: Run, folder: Path, redis_server: Any) -> None:
+    env = {**os.environ, "REDIS_URL": redis_server.url}
+    subprocess.run([sys.executable, "-c", FAILING], cwd=folder, env=env, check=True)
+    letter = ["--group", "billing"]
+    [found] = rows(prd("dead", "list", "orders:new", *letter, "--json"))
+    ids = [row["id"] for row in found]
+    assert len({id[:16] for id in ids}) == 1  # one publisher's
+    for action in ("show", "replay", "drop"):
+        done = prd("dead", action, "orders:new", ids[0][:16], *letter)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert all(id in done.stderr for id in ids)
+    [left] = rows(prd("dead", "list", "orders:new", *letter, "--json"))
+    assert {row["id"] for row in left} == set(ids)
+    some = prd("dead", "list", "orders:new", *letter, "--limit", "2")
+    assert "there are more than these 2" in some.stderr
+    assert sum(id in some.stdout for id in ids) == 2
+    done = prd("dead", "drop", "orders:new", "--all", *letter)
+    assert sorted(done.stdout.splitlines()) == [f"dropped {id}" for id in sorted(ids)]
+
+
+@pytest.mark.parametrize("action", [["list"], ["replay", "--all"], ["show", "some"]])
+def test_to_ask_for_a_group_s_dead_letters_makes_no_place_for_them(
+    prd: Run, redis_server: Any, folder: Path, action: list[str]
+) -> None:
+    assert prd("publish", "orders:new", "1").returncode == 0
+    name, *options = action
+    done = prd("dead", name, "orders:new", *options, "--group", "typo")
+    assert "no dead letters of group typo. The topic declares billing." in done.stderr
+    code = LEFT.replace('b"tail"', 'b"typo"')
+    left = subprocess.run(
+        [sys.executable, "-c", code, redis_server.url, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert left.stdout.split() == ["billing", "1"]

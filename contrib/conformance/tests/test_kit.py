@@ -48,8 +48,8 @@ class Contradicting(Whole):
         return adapter
 
 
-def run(folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
-    (folder / "test_it.py").write_text(MODULE)
+def run(folder: Path, *options: str, module: str = MODULE) -> tuple[str, dict[str, Any]]:
+    (folder / "test_it.py").write_text(module)
     report = folder / "report.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ductape-report={report}", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -68,8 +68,17 @@ def test_a_run_is_reported_and_skips_are_loud(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_chosen_by_name(tmp_path: Path) -> None:
-    _, report = run(tmp_path, "--ductape-loops=asyncio", "--ductape-adapter=other")
-    assert report["suites"] == []
+    more = MODULE + "\n\nclass Other(Memory):\n    adapter = 'other'\n\n\ntest_other = suite(Other)\n"
+    _, report = run(tmp_path, "--ductape-loops=asyncio", "--ductape-adapter=MEMORY", module=more)
+    assert [suite["test"] for suite in report["suites"]] == ["test_it.py::test_memory"]
+
+
+def test_an_adapter_that_no_suite_is_of_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(MODULE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ductape-adapter=memroy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--ductape-adapter memroy: no suite that was collected is of this adapter" in done.stderr
 
 
 def test_ids_and_promises_are_well_formed() -> None:

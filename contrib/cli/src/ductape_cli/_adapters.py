@@ -67,19 +67,28 @@ def new_adapter(name: str, *, into: Path | None = None) -> int:
     folder = into or Path(f"ductape-{name.replace('_', '-')}")
     if folder.exists():
         raise ConfigError("OPTION_INVALID", f"{folder} is there already: name another folder with --into.")
+    distribution = f"ductape-{name.replace('_', '-')}"
+    if _version(distribution):
+        raise ConfigError("OPTION_INVALID", f"name {name!r}: {distribution} is installed already; choose another name.")
     template = _template()
-    for source in _files(template):
-        target = folder / filled(str(source.relative_to(template)), name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(filled(source.read_text(encoding="utf-8"), name), encoding="utf-8")
+    try:
+        for source in _files(template):
+            target = folder / filled(str(source.relative_to(template)), name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(filled(source.read_text(encoding="utf-8"), name), encoding="utf-8")
+    except OSError as error:
+        text = f"{folder} cannot be written: {error.strerror}. Name another folder with --into."
+        raise ConfigError("OPTION_INVALID", text, option="into") from error
+    kit = _version("ductape-conformance")
     print(f"{folder} is an adapter that keeps its messages in memory, and passes the conformance kit.")
-    print(f"Next: cd {folder} && pip install -e . ductape-conformance{_kit()} && pytest")
+    print(f"Next: cd {folder} && pip install -e . ductape-conformance{f'=={kit}' if kit else ''} && pytest")
     return 0
 
 
-def _kit() -> str:
+def _version(distribution: str) -> str:
+    """Return the version that is installed, or nothing."""
     try:
-        return f"=={version('ductape-conformance')}"
+        return version(distribution)
     except PackageNotFoundError:
         return ""
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ductape import Ductape
-from ductape.errors import DuctapeError
+from ductape.errors import ConfigError, DuctapeError
 
 from ._out import Out
-from ._where import Json, Where, told
+from ._where import Json, Where, declared_envs, told
 
 __all__ = ["brokers", "check", "topics"]
 
@@ -53,11 +53,18 @@ async def check(manifest: Path, *, env: str | None = None, product: str | None =
         product: The product, if the file does not name it.
         json: Write JSON, for programs.
     """
-    named, slugs = told(manifest)
+    try:
+        named, slugs = told(manifest)
+    except (OSError, ValueError, ImportError):  # its store tells what is wrong with the file
+        named, slugs = None, set()
     slug = env or next(iter(sorted(slugs)), "env")
     ductape = Ductape(product=product or named or "product", env=slug, catalog=manifest)
     declared = await ductape.broker.fetch_all()
     looked = [(broker.tag, each) for broker in declared for each in broker.envs if env in (None, each.slug)]
+    if not looked:
+        of = f"no broker of {manifest} has environment {env!r}" if env else f"{manifest} declares no broker"
+        text = f"{of}: nothing was looked at. {declared_envs(declared)}"
+        raise ConfigError("OPTION_INVALID", text, option="env")
     rows: list[dict[str, Any]] = []
     async with ductape:
         engine = ductape.engine
@@ -71,7 +78,7 @@ async def check(manifest: Path, *, env: str | None = None, product: str | None =
                 for tag, each in looked
                 if tag == topic.broker and (tag, each.slug) in fine
             ]
-    Out(json=json).table(rows, empty=f"{manifest} declares nothing")
+    Out(json=json).table(rows, empty="")
     return 0 if all(row["ok"] for row in rows) else 1
 
 

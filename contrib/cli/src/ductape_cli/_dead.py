@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import App, Parameter
 
-from ductape import DeadLetter
-from ductape.errors import ConfigError
+from ductape import DeadLetter, Ductape
+from ductape.adapter import AdapterError, Fault, Purpose
+from ductape.errors import ConfigError, OpenError
 
-from ._where import Where
+from ._where import Where, above, looking
 
 __all__ = ["dead"]
 
@@ -39,12 +41,15 @@ async def list_(event: str, *, group: str | None = None, limit: int = 100, where
         limit: How many at most.
         where: Catalog, product and environment.
     """
+    above("limit", limit, least=1)
     rows = []
-    async with where.client() as ductape:
-        async for letter in ductape.event.dead(event, group=group, limit=limit):
+    async with _opened(Shelf(where, event, group, limit)) as letters:
+        async for letter in letters(limit + 1):
             fields = {"id": letter.id, "reason": letter.reason, "attempts": letter.attempts, "at": letter.at}
             rows.append({**fields, "error": letter.error})
-    where.out.table(rows, empty="no dead letters")
+    where.out.table(rows[:limit], empty="no dead letters")
+    if len(rows) > limit:
+        where.out.note(f"there are more than these {limit}: --limit shows more")
     return 0
 
 
@@ -54,7 +59,7 @@ async def show(event: str, id: str, *, group: str | None = None, limit: int = 10
 
     Args:
         event: `broker:topic`.
-        id: Its id, or the beginning of it.
+        id: Its id, or a beginning that no other has.
         group: Whose; without it, the default group's.
         limit: How many to look through.
         where: Catalog, product and environment.
@@ -82,10 +87,10 @@ async def replay(
 
     Args:
         event: `broker:topic`.
-        ids: Their ids, or the beginnings of them.
+        ids: Their ids, or beginnings that no other has.
         group: Whose; without it, the default group's.
         all: Every one that there is now.
-        limit: How many to look through.
+        limit: How many to look through; with --all, how many at a time.
         where: Catalog, product and environment.
     """
     return await _done(Shelf(where, event, group, limit), ids, all, "replayed", DeadLetter.replay)
@@ -104,10 +109,10 @@ async def drop(
 
     Args:
         event: `broker:topic`.
-        ids: Their ids, or the beginnings of them.
+        ids: Their ids, or beginnings that no other has.
         group: Whose; without it, the default group's.
         all: Every one that there is now.
-        limit: How many to look through.
+        limit: How many to look through; with --all, how many at a time.
         where: Catalog, product and environment.
     """
     return await _done(Shelf(where, event, group, limit), ids, all, "dropped", DeadLetter.drop)
@@ -123,19 +128,85 @@ async def _done(
         await act(letter)
         shelf.where.out.line(f"{what} {letter.id}", {"id": letter.id, what: True})
 
-    return await _each(shelf, list(ids) if ids else [""], tell)
+    return await (_every(shelf, tell) if every else _each(shelf, ids, tell))
 
 
-async def _each(shelf: Shelf, wanted: list[str], act: Callable[[DeadLetter], Awaitable[None]]) -> int:
-    """Act on every letter whose id begins with one of these; tell which were not found."""
-    found: set[str] = set()
-    async with shelf.where.client() as ductape:
-        async for letter in ductape.event.dead(shelf.event, group=shelf.group, limit=shelf.limit):
-            begins = [each for each in wanted if letter.id.startswith(each)]
-            if begins:
-                found.update(begins)
+async def _every(shelf: Shelf, act: Callable[[DeadLetter], Awaitable[None]]) -> int:
+    """Act on all letters, one listing after the other; one that comes back meanwhile is for the next time."""
+    above("limit", shelf.limit, least=1)
+    seen: set[str] = set()
+    async with _opened(shelf) as letters:
+        before = -1
+        while before < len(seen):
+            before = len(seen)
+            async for letter in letters(shelf.limit):
+                if letter.id not in seen:
+                    seen.add(letter.id)
+                    await act(letter)
+    if not seen:
+        shelf.where.out.note("no dead letters")
+    return 0
+
+
+async def _each(shelf: Shelf, wanted: Sequence[str], act: Callable[[DeadLetter], Awaitable[None]]) -> int:
+    """Act on the letters of these ids, or beginnings of one id each; tell which were not found."""
+    above("limit", shelf.limit, least=1)
+    if "" in wanted:
+        raise ConfigError("OPTION_INVALID", "an id is empty; --all is for all of them.", option="ids")
+    out = shelf.where.out
+    async with _opened(shelf) as letters:
+        ids = [letter.id async for letter in letters(shelf.limit)]
+        begins = {each: [each] if each in ids else [id for id in ids if id.startswith(each)] for each in wanted}
+        several = {each: found for each, found in begins.items() if len(found) > 1}
+        for each, found in several.items():
+            text = f"{each} is the beginning of {len(found)} dead letters: {', '.join(found)}. Nothing was done."
+            out.error("DEAD_LETTER_UNCLEAR", text)
+        if several:
+            return 1
+        left = {id for found in begins.values() for id in found}
+        # A listing gives back what it held: only while it lasts can its letters be acted on.
+        async for letter in letters(shelf.limit if left else 0):
+            if letter.id in left:
+                left.discard(letter.id)
                 await act(letter)
-    missing = [each for each in wanted if each not in found]
+    missing = [each for each, found in begins.items() if not found or found[0] in left]
     for each in missing:
-        shelf.where.out.note(f"no dead letter {each} among those listed" if each else "no dead letters")
-    return 1 if any(missing) else 0
+        text = f"no dead letter {each} among the {len(ids)} listed"
+        out.error("DEAD_LETTER_NOT_FOUND", f"{text}; --limit looks through more" if len(ids) == shelf.limit else text)
+    return 1 if missing else 0
+
+
+@asynccontextmanager
+async def _opened(shelf: Shelf) -> AsyncIterator[Callable[[int], AsyncIterator[DeadLetter]]]:
+    """Give what lists at most so many of the group's letters; nothing is created, and nothing of an app is served."""
+    ductape = shelf.where.client()
+    there = await _there(shelf, ductape)
+
+    async def letters(limit: int) -> AsyncIterator[DeadLetter]:
+        if there and limit:
+            async for letter in ductape.event.dead(shelf.event, group=shelf.group, limit=limit):
+                yield letter
+
+    try:
+        yield letters
+    finally:
+        await ductape.close()
+
+
+async def _there(shelf: Shelf, declared: Ductape) -> bool:
+    """Tell whether the group has a place for dead letters; to ask does not make one, whatever the group is called."""
+    async with await looking(declared) as ductape:
+        engine = ductape.engine
+        assert engine is not None  # open
+        place = await engine.atlas.place(shelf.event)
+        group = place.group if shelf.group is None else shelf.group
+        try:
+            await place.link.prepare(place.private(Purpose.DEAD, group), ())
+        except AdapterError as error:
+            if error.fault is not Fault.CONFIG or "may not be created" not in str(error):
+                text = f"dead letters of {shelf.event!r} in group {group!r}: {error}"
+                raise OpenError("CONNECT_FAILED", text) from error
+            known = f" The topic declares {', '.join(place.groups)}." if group not in place.groups else ""
+            shelf.where.out.note(f"no dead letters of group {group}.{known}")
+            return False
+    return True

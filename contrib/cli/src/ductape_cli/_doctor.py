@@ -12,7 +12,7 @@ from ductape import Ductape, Topic
 from ductape.adapter import AdapterError, Capabilities, Durability, Fault, Groups
 from ductape.errors import ConfigError, DuctapeError
 
-from ._where import Where
+from ._where import Where, above, declared_envs, looking
 
 __all__ = ["doctor"]
 
@@ -36,30 +36,19 @@ async def doctor(
         timeout: Seconds for each broker.
         where: Catalog, product and environment.
     """
-    if timeout <= 0:
-        raise ConfigError("OPTION_INVALID", f"--timeout {timeout:g}: it is seconds, above 0.", option="timeout")
+    above("timeout", timeout)
     declared = where.client()
-    looking, creates = await _verifying(declared)
-    async with looking:
-        rows = [row async for row in _findings(looking, creates, timeout, probe=probe)]
+    brokers, slug = await declared.broker.fetch_all(), declared.env
+    creates = {broker.tag for broker in brokers for env in broker.envs if env.create and env.slug == slug}
+    async with await looking(declared) as verifying:
+        rows = [row async for row in _findings(verifying, creates, timeout, probe=probe)]
+    if not rows:
+        text = f"no broker is declared for environment {slug!r}: nothing was looked at. {declared_envs(brokers)}"
+        raise ConfigError("OPTION_INVALID", text, option="env")
     failed = [row for row in rows if row["result"] == FAIL]
     if failed or not probe:
-        where.out.table(failed if probe else rows, empty="no broker is declared for this environment")
+        where.out.table(failed if probe else rows, empty="")
     return 1 if failed else 0
-
-
-async def _verifying(declared: Ductape) -> tuple[Ductape, set[str]]:
-    """Return a client of the same declarations that creates nothing, and the brokers where others may."""
-    looking = Ductape(product=declared.product, env=declared.env)
-    creates = set()
-    for broker in await declared.broker.fetch_all():
-        envs: Any = [{"slug": env.slug, "type": env.type, "config": env.config, "create": False} for env in broker.envs]
-        creates |= {broker.tag for env in broker.envs if env.create and env.slug == declared.env}
-        await looking.broker.create(tag=broker.tag, envs=envs)
-    for topic in await declared.broker.topic.fetch_all():
-        fields: Any = {"order": topic.order, "groups": topic.groups, "options": topic.options}
-        await looking.broker.topic.create(tag=topic.tag, queue_url=topic.queue_url, **fields)
-    return looking, creates
 
 
 async def _findings(ductape: Ductape, creates: set[str], timeout: float, *, probe: bool) -> AsyncIterator[Row]:

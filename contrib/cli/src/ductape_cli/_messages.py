@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -21,7 +22,7 @@ from ductape.adapter import Groups, Removable
 from ductape.errors import CapabilityError, ConfigError, ManyFailed, PayloadError
 
 from ._out import Out
-from ._where import Where
+from ._where import Where, above
 
 __all__ = ["publish", "tail"]
 
@@ -69,6 +70,7 @@ async def publish(
             with _opened(message) as file:
                 text = file.read()
         body = _parsed(text, message if whole else "MESSAGE")
+        await _outside(ductape, event)
         receipt = await ductape.event.publish(
             event, body, key=along.key, id=along.id, headers=along.header, delay=along.delay
         )
@@ -83,6 +85,7 @@ async def _publish_lines(ductape: Ductape, event: str, source: str, along: Along
         raise ConfigError("OPTION_INVALID", text)
     stored = failed = 0
     with _opened(source) as file, _progress(out) as advance:
+        await _outside(ductape, event)
         lines = _numbered(file, source)
         while part := await asyncio.to_thread(lambda: [*islice(lines, PART)]):
             wrong = next((line for line in part if isinstance(line, PayloadError)), None)
@@ -107,11 +110,14 @@ async def _publish_lines(ductape: Ductape, event: str, source: str, along: Along
 @contextmanager
 def _opened(source: str) -> Iterator[TextIO]:
     if source == "-":
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         yield sys.stdin
         return
     if not Path(source[1:]).is_file():
         raise ConfigError("OPTION_INVALID", f"{source[1:]}: no such file.")
-    with Path(source[1:]).open(encoding="utf-8") as file:
+    # What is no UTF-8 is refused with its line, by the parser.
+    with Path(source[1:]).open(encoding="utf-8", errors="surrogateescape") as file:
         yield file
 
 
@@ -129,7 +135,9 @@ def _numbered(file: TextIO, source: str) -> Iterator[Any]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeError:
+        raise PayloadError("PAYLOAD_INVALID", f"{where} is not UTF-8.") from None
+    except msgspec.DecodeError as error:
         raise PayloadError("PAYLOAD_INVALID", f"{where} is no JSON: {error}. Text is written '\"text\"'.") from None
 
 
@@ -166,12 +174,14 @@ async def tail(
         seconds: End after so many seconds.
         where: Catalog, product and environment.
     """
+    above("limit", limit, least=1)
+    above("seconds", seconds)
     out, group = where.out, f"tail-{secrets.token_hex(4)}"
     async with where.client() as ductape:
         lossy = await _may_tail(ductape, event, group)
         began = Shown(out, limit)
         subscription = await ductape.event.subscribe(
-            event, callback=began.show, group=group, start=start, concurrency=1
+            event, callback=began.show, group=group, start=start, concurrency=1, on_unmatched="ignore"
         )
         out.note(f"{event} from {start}; interrupt to end")
         try:
@@ -191,13 +201,16 @@ class Shown:
         self._out, self._left = out, limit
         self._done = asyncio.Event()
 
-    async def show(self, event: Event[Any]) -> None:
-        """Show one."""
+    async def show(self, event: Event[bytes]) -> None:
+        """Show one; whatever its bytes are, for there is nowhere to put what cannot be read."""
         if self._left is not None:
             if self._left == 0:
                 return
             self._left -= 1
-        message = event.message if not isinstance(event.message, bytes) else event.message.decode(errors="replace")
+        try:
+            message = msgspec.json.decode(event.message)
+        except ValueError:
+            message = event.message.decode(errors="replace")
         fields = {"id": event.id, "time": event.time, "key": event.key, "headers": event.headers, "message": message}
         when = event.time.astimezone().strftime("%H:%M:%S.%f")[:-3] if event.time else "-"
         body = message if isinstance(message, str) else msgspec.json.encode(message).decode()
@@ -222,13 +235,7 @@ class Shown:
 
 async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
     """Refuse what cannot be watched without disturbing others; tell if the channel has no groups at all."""
-    await ductape.open()
-    engine = ductape.engine
-    assert engine is not None  # open
-    place = await engine.atlas.place(event)
-    if place.link.provider == "MEMORY":
-        text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."
-        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
+    place = await _outside(ductape, event)
     connection, can = await place.link.prepare(place.channel, place.groups)
     if can.groups is Groups.NONE:
         return True
@@ -239,3 +246,14 @@ async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
         text = f"{event}: {place.link.provider} cannot remove a group, so {group} would stay behind."
         raise CapabilityError("CAPABILITY_MISSING", text, capability="remove")
     return False
+
+
+async def _outside(ductape: Ductape, event: str) -> Any:
+    """Return where an event lives; refuse what ends with this process."""
+    engine = ductape.engine
+    assert engine is not None  # open
+    place = await engine.atlas.place(event)
+    if place.link.provider == "MEMORY":
+        text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."
+        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
+    return place

@@ -39,7 +39,7 @@ def manifest_schema() -> dict[str, Any]:
             [config], schema_hook=_secret, ref_template=f"#/$defs/{each.name}.{{name}}"
         )
         definitions |= {f"{each.name}.{name}": _written(component) for name, component in components.items()}
-        kind = {"type": "string", "pattern": f"^(?i:{each.name.replace('_', '[-_]')})$"}
+        kind = {"type": "string", "pattern": f"^{''.join(map(_either, each.name))}$"}
         choices.append({"if": {"properties": {"type": kind}}, "then": {"properties": {"config": made}}})
     env = {
         "type": "object",
@@ -100,6 +100,13 @@ def _written(component: dict[str, Any]) -> dict[str, Any]:
         written[name] = written[_camel(name)] = kind
     required = [name for name in component.get("required", []) if name == _camel(name)]
     return {**component, "properties": written, "required": required, "additionalProperties": False}
+
+
+def _either(letter: str) -> str:
+    """Return a pattern for a letter of a provider's name: ECMAScript's, which has no flag for the case."""
+    if letter == "_":
+        return "[-_]"
+    return f"[{letter.upper()}{letter.lower()}]" if letter.isalpha() else letter
 
 
 def _camel(name: str) -> str:

@@ -15,6 +15,8 @@ from ._where import loaded
 
 __all__ = ["run"]
 
+log = logging.getLogger("ductape.cli")
+
 
 def run(
     target: str,
@@ -31,13 +33,16 @@ def run(
         reload: Start again, in order, when a Python file or a manifest below the current folder changes.
         log_level: debug, info, warning or error.
     """
-    if reload:
-        return _reloading(target, log_level)
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigError("OPTION_INVALID", f"--log-level {log_level!r} is not debug, info, warning or error.")
+    if reload:
+        return _reloading(target, log_level)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    loaded(target).run()
+    client = loaded(target)
+    number = len(client._declarations)
+    log.info("%s: product %s, env %s, %d subscriptions", target, client.product, client.env, number)
+    client.run()
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,12 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from ductape import Ductape
+from ductape import Broker, Ductape
 from ductape.errors import CatalogError, ConfigError, nearest
 
 from ._out import Out
 
-__all__ = ["Json", "Where", "loaded"]
+__all__ = ["Json", "Where", "above", "declared_envs", "loaded", "looking"]
 
 MANIFESTS = ("ductape.toml", "ductape.yaml", "ductape.yml", "ductape.json")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON, for programs.")]
@@ -51,19 +52,34 @@ class Where:
             ConfigError: ``OPTION_INVALID``: product or environment must be said.
         """
         if self.app is not None:
-            return loaded(self.app)
+            return self._of_app(self.app)
         path = self.path()
-        product, envs = told(path)
+        try:
+            product, envs = told(path)
+        except (OSError, ValueError, ImportError):  # its store tells what is wrong with the file
+            return Ductape(product=self.product or "unread", env=self.env or "unread", catalog=path)
         product = self.product or product
         if product is None:
             text = f"{path} does not name one product: say which with --product."
             raise ConfigError("OPTION_INVALID", text, option="product")
         env = self.env or (next(iter(envs)) if len(envs) == 1 else None)
         if env is None:
-            known = f" There are {', '.join(sorted(envs))}." if envs else ""
-            text = f"{path} has several environments: say which with --env.{known}"
+            has = f"several environments: say which with --env. There are {', '.join(sorted(envs))}."
+            text = f"{path} has {has if envs else 'no environment: declare a broker, or say which with --env.'}"
             raise ConfigError("OPTION_INVALID", text, option="env")
         return Ductape(product=product, env=env, catalog=options.pop("catalog", path), **options)
+
+    def _of_app(self, app: str) -> Ductape:
+        """Return the client of `app`; what is said beside it must be so."""
+        if self.catalog is not None:
+            text = f"--app {app} brings its own catalog: leave --catalog (DUCTAPE_CATALOG) out, or --app (DUCTAPE_APP)."
+            raise ConfigError("OPTION_INVALID", text, option="catalog")
+        client = loaded(app)
+        for option, said, has in (("product", self.product, client.product), ("env", self.env, client.env)):
+            if said not in (None, has):
+                text = f"--{option} {said} (or DUCTAPE_{option.upper()}): {app} is of {option} {has}. Leave one out."
+                raise ConfigError("OPTION_INVALID", text, option=option)
+        return client
 
     def path(self) -> Path:
         """Return the catalog's file.
@@ -85,11 +101,12 @@ class Where:
 
 
 def told(path: Path) -> tuple[str | None, set[str]]:
-    """Return the product that a catalog names, and its environments; what is wrong with the file, its store tells."""
-    try:
-        raw = _decoded(path)
-    except (OSError, ValueError, ImportError):
-        return None, set()
+    """Return the product that a catalog names, and its environments.
+
+    Raises:
+        OSError, ValueError, ImportError: The file cannot be read.
+    """
+    raw = _decoded(path)
     body: Any = raw if isinstance(raw, dict) else {}
     product = body.get("product")
     products = body.get("products")
@@ -109,6 +126,35 @@ def _decoded(path: Path) -> object:
     return msgspec.json.decode(data) if path.suffix == ".json" else msgspec.yaml.decode(data)
 
 
+async def looking(declared: Ductape) -> Ductape:
+    """Return a client of the same declarations that creates nothing."""
+    client = Ductape(product=declared.product, env=declared.env)
+    for broker in await declared.broker.fetch_all():
+        envs: Any = [{"slug": env.slug, "type": env.type, "config": env.config, "create": False} for env in broker.envs]
+        await client.broker.create(tag=broker.tag, envs=envs)
+    for topic in await declared.broker.topic.fetch_all():
+        fields: Any = {"order": topic.order, "groups": topic.groups, "options": topic.options}
+        await client.broker.topic.create(tag=topic.tag, queue_url=topic.queue_url, **fields)
+    return client
+
+
+def declared_envs(brokers: Iterable[Broker]) -> str:
+    """Say which environments there are."""
+    slugs = sorted({env.slug for broker in brokers for env in broker.envs})
+    return f"There are {', '.join(slugs)}." if slugs else "No broker is declared at all."
+
+
+def above(option: str, value: float | None, *, least: int = 0) -> None:
+    """Refuse a number that is too small to mean anything: it is above 0, or `least` at least.
+
+    Raises:
+        ConfigError: ``OPTION_INVALID``.
+    """
+    if value is not None and (value < least or value <= 0):
+        must = f"{least} at least" if least else "seconds, above 0"
+        raise ConfigError("OPTION_INVALID", f"--{option} {value:g}: it is {must}.", option=option)
+
+
 def loaded(target: str) -> Ductape:
     """Import a client by ``module:name``; the current folder comes first.
 
@@ -123,7 +169,7 @@ def loaded(target: str) -> Ductape:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports one that is not
         text = f"{where}: there is no module {error.name!r} here or among what is installed."
         raise ConfigError("OPTION_INVALID", text) from None

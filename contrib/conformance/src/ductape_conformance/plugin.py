@@ -11,6 +11,8 @@ import pytest
 __all__: list[str] = []
 
 _RESULTS = pytest.StashKey[list[dict[str, Any]]]()
+_PLAYED = pytest.StashKey[set[bool]]()
+"""Whether suites are of the adapter that was asked for, or of others."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin an empty report."""
-    config.stash[_RESULTS] = []
+    config.stash[_RESULTS], config.stash[_PLAYED] = [], set()
     # Everything above the options is loaded only where a suite is collected: the plugin costs others nothing.
     config.pluginmanager.register(_Recorder(config), "ductape-conformance-recorder")
 
@@ -40,11 +42,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     harness, scenarios = found
     wanted = metafunc.config.getoption("ductape_adapter")
-    if wanted and harness.adapter and harness.adapter.casefold() != str(wanted).casefold():
+    other = bool(wanted and harness.adapter and harness.adapter.casefold() != str(wanted).casefold())
+    metafunc.config.stash[_PLAYED].add(not other)
+    if other:
         scenarios = []
     names = loops(str(metafunc.config.getoption("ductape_loops")))
     cases = [Case(one, name) for one in scenarios for name in names]
     metafunc.parametrize("ductape_case", cases, ids=repr)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse an adapter that has no suite here: a run that plays nothing must not look like one that passed."""
+    wanted = session.config.getoption("ductape_adapter")
+    worker = hasattr(session.config, "workerinput")  # it cannot tell: the process that reports does, in the end
+    if wanted and not worker and not session.testsfailed and True not in session.config.stash[_PLAYED]:
+        raise pytest.UsageError(f"--ductape-adapter {wanted}: no suite that was collected is of this adapter")
 
 
 class _Recorder:
@@ -69,12 +81,15 @@ class _Recorder:
         row = {**facts, "test": report.nodeid.split("[")[0], "outcome": outcome, "reason": reason}
         self.rows.append({**row, "seconds": round(report.duration, 3)})
 
-    def pytest_sessionfinish(self) -> None:
-        """Write the report."""
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write the report; under xdist, refuse an adapter that has no suite."""
         path = self.config.getoption("ductape_report")
         if path and not hasattr(self.config, "workerinput"):
             with open(str(path), "w", encoding="utf-8") as file:
                 json.dump(_report(self.rows), file, indent=1)
+        wanted = self.config.getoption("ductape_adapter")
+        if wanted and not self.rows and exitstatus == 0 and self.config.pluginmanager.hasplugin("dsession"):
+            raise pytest.UsageError(f"--ductape-adapter {wanted}: no suite of this adapter was played")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the score of each suite, and what was not played, as loudly as what failed."""
