@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import nkeys  # type: ignore[import-untyped]  # it has no annotations
 import pytest
 import trustme
@@ -16,6 +17,7 @@ from nats.aio.client import Client
 
 from ductape.adapter import AdapterError, Channel, Connection, Fault, Outgoing, Secret, Stored
 from ductape_nats import NatsAdapter, NatsConfig, Tls
+from ductape_nats._login import connect_fault
 from tests.brokers.nats import Nats
 from tests.brokers.server import Unavailable
 
@@ -89,6 +91,11 @@ async def test_a_wrong_login_is_refused_at_once_with_what_to_look_at(users: Nats
     text = await refused(users, **fields)
     assert "authorization violation" in text
     assert "config.user" in text
+
+
+def test_a_server_that_is_full_is_tried_again() -> None:
+    error = nats.errors.Error("nats: 'maximum account active connections exceeded'")
+    assert connect_fault(error, [error], NatsConfig(servers="nats://127.0.0.1")).fault is Fault.TRANSIENT
 
 
 async def test_a_password_in_an_address_is_not_shown(users: Nats) -> None:

@@ -1,12 +1,18 @@
 """Order by the pinned consumer: who takes over waits for what is pending, and hands it over as it was stored."""
 
 import asyncio
+from collections import deque
+from typing import Any
 
 import pytest
 
-from ductape.adapter import AdapterError, Connection, Delivery, Fault, Intake, Order, Receiver, Verdict
+from ductape.adapter import AdapterError, Connection, Delivery, Epoch, Fault, Intake, Order, Receiver, Verdict
 from ductape_conformance.proxy import TcpProxy
 from ductape_nats import NatsAdapter, NatsConfig
+from ductape_nats._pin import Pin
+from ductape_nats._receiver import StreamReceiver
+from ductape_nats._streams import Group
+from ductape_nats._wire import Token
 from tests.brokers.server import Server
 
 from .conftest import World, event, patiently, publish, record, settle, site, take
@@ -175,6 +181,74 @@ async def test_what_a_restarted_server_may_have_forgotten_is_given_up_where_orde
     assert not held[0].epoch.alive
     await receiver.close()
     assert await drained(await joined(world, connection), 5) == list(range(5))
+
+
+async def test_what_the_server_was_not_told_is_still_to_be_given_to_the_pinned_member(
+    world: World, nats_proxy: TcpProxy
+) -> None:
+    receiver = await joined(world, await world.through(nats_proxy.port))
+    await publish(await world.connect(), record(0), record(1), channel=ORDERED)
+    held = await take(receiver, 2)
+    assert isinstance(receiver, StreamReceiver)
+    assert receiver._pin is not None
+    receiver._buffer.extend(held)  # as if nobody had asked for them yet
+    receiver._pin.lost()
+    nats_proxy.stall()
+    receiver._bound = 0.2
+    with pytest.raises(AdapterError) as caught:
+        await receiver.receive(2, 0.1)
+    assert caught.value.fault is Fault.TRANSIENT
+    assert list(receiver._buffer) == held
+    receiver._bound = 5.0
+    nats_proxy.resume()
+    await receiver.receive(2, 0.1)
+    assert not receiver._held.intersection(held)
+
+
+class Told:
+    """A link on which the server tells one thing of the consumer."""
+
+    def __init__(self, **found: Any) -> None:
+        self.found = found
+
+    async def api(self, call: str) -> dict[str, Any]:
+        return self.found
+
+
+def pin_of(**found: Any) -> Pin:
+    group = Group(stream="orders", name="billing", lease=5.0, pinned=True)
+    return Pin(Told(**found), group, site().clock)  # type: ignore[arg-type]  # all that it calls
+
+
+def delivered(*places: int) -> list[Delivery]:
+    """Deliveries of a consumer, the first time each."""
+    return [Delivery(b"%d" % place, {}, Epoch("x"), Token(b"", place, place)) for place in places]
+
+
+def pending(number: int, last: int) -> dict[str, Any]:
+    return {"num_ack_pending": number, "delivered": {"consumer_seq": last}}
+
+
+async def test_what_arrived_after_the_server_looked_is_not_taken_for_what_is_missing() -> None:
+    held = delivered(2, 3)
+    assert not await pin_of(**pending(2, 2)).ready(set(held), deque(held))
+    assert await pin_of(**pending(2, 3)).ready(set(held), deque(held))
+
+
+async def test_what_the_server_may_have_counted_off_already_is_not_counted_off_again() -> None:
+    held = delivered(2, 3)
+    pin = pin_of(**pending(2, 3))
+    pin.told.add(held[0])
+    assert not await pin.ready(set(held), deque(held[1:]))
+    assert pin.missing == 1
+
+
+async def test_a_server_that_does_not_tell_what_is_pending_is_not_taken_for_none() -> None:
+    pin = pin_of(error={"code": 503, "err_code": 10008, "description": "JetStream system temporarily unavailable"})
+    held = delivered(1)
+    with pytest.raises(AdapterError) as caught:
+        await pin.ready(set(held), deque(held))
+    assert caught.value.fault is Fault.TRANSIENT
 
 
 async def test_a_member_without_order_of_a_pinned_group_reads_on(world: World) -> None:

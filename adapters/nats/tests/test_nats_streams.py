@@ -24,6 +24,7 @@ from ductape.adapter import (
     Stored,
     Verdict,
 )
+from ductape_nats._receiver import StreamReceiver
 
 from .conftest import World, bodies, dead, event, publish, record, settle, take
 
@@ -294,6 +295,69 @@ async def test_a_group_that_is_removed_leaves_nothing(world: World) -> None:
     streams = {str(info.config.name) for info in await world.raw.jetstream().streams_info()}
     assert streams == {"orders"}
     assert [info.name for info in await world.raw.jetstream().consumers_info("orders")] == ["audit"]
+
+
+async def test_a_removal_touches_nothing_of_others_whose_names_look_alike(world: World) -> None:
+    connection = await world.connect()
+    await connection.declare(event("a_b"))
+    stream = world.raw.jetstream()
+    await stream.add_stream(name="orders_a_b_dead", subjects=["another.>"])
+    await stream.add_stream(name="wide", subjects=["ductape.retry.a/b.*"])
+    assert isinstance(connection, Removable)
+    await connection.remove(event("a.b"))
+    assert {str(info.config.name) for info in await stream.streams_info()} == {"orders", "orders_a_b_dead", "wide"}
+    assert [info.name for info in await stream.consumers_info("orders")] == ["a_b"]
+
+
+async def test_a_removal_makes_nothing(world: World) -> None:
+    connection = await world.connect()
+    assert isinstance(connection, Removable)
+    await connection.remove(event())
+    assert await world.raw.jetstream().streams_info() == []
+
+
+async def test_a_consumer_of_ours_that_was_given_several_subjects_is_refused(world: World) -> None:
+    await (await world.connect()).declare(event())
+    config = (await world.consumer())["config"]
+    del config["filter_subject"]
+    body = json.dumps({"stream_name": "orders", "config": config | {"filter_subjects": ["orders", "more"]}}).encode()
+    await world.raw.jetstream().update_stream(name="orders", subjects=["orders", "more"])
+    made = json.loads((await world.raw.request("$JS.API.CONSUMER.CREATE.orders.billing", body)).data)
+    assert "error" not in made
+    assert "reads other subjects" in await refused(await world.connect(lease=7.0), event())
+
+
+async def test_a_lease_that_ends_while_it_connects_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection)
+    await publish(connection, record(1), record(2))
+    held = await take(receiver, 2)
+    assert isinstance(receiver, StreamReceiver)
+
+    async def slowly(bound: float = 0.0) -> float:
+        for delivery in held:
+            delivery.leased_until = receiver._clock.now()
+        return bound
+
+    monkeypatch.setattr(receiver._link, "open", slowly)
+    [answer] = await receiver.extend(held[:1])
+    assert answer is not None
+    assert answer.fault is Fault.LOST
+    [answer] = await settle(receiver, held[1:], Verdict.RETRY)
+    assert answer is not None
+    assert answer.fault is Fault.LOST
+
+
+async def test_a_consumer_that_does_not_answer_and_is_there_is_awaited(world: World) -> None:
+    connection = await world.connect()
+    receiver = await world.receiver(connection)
+    assert isinstance(receiver, StreamReceiver)
+    receiver._told(b"NATS/1.0 503\r\n\r\n")  # as while a cluster elects a leader
+    with pytest.raises(AdapterError) as caught:
+        await receiver.receive(1, 0.1)
+    assert caught.value.fault is Fault.TRANSIENT
+    await publish(connection, record(1))
+    assert bodies(await take(receiver, 1)) == [1]
 
 
 async def test_order_is_claimed_where_the_server_pins(world: World) -> None:

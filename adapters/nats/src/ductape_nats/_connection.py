@@ -35,6 +35,9 @@ from ._wire import names_of
 
 __all__ = ["NatsConnection"]
 
+CHECK = 4.5
+"""Seconds for a look at the connection, below the bound of the contract."""
+
 T = TypeVar("T")
 
 
@@ -111,13 +114,10 @@ class NatsConnection(Connection, Removable):
         clock, log = self._site.clock, self._site.log
         if self._lossy(channel):
             listener = SubjectReceiver(self._link, names_of(channel).subject, intake.window, clock)
-            await listener.open()
-            return listener
+            return await _opened(listener)
         start = intake.start if intake.start is not None else channel.start
         group = await self._streams.group(channel, intake.group, intake.order, start)
-        receiver = StreamReceiver(self._link, group, intake.window, clock, log)
-        await receiver.open()
-        return receiver
+        return await _opened(StreamReceiver(self._link, group, intake.window, clock, log))
 
     async def remove(self, channel: Channel) -> None:
         """Delete the group's consumer, and its private streams."""
@@ -126,8 +126,9 @@ class NatsConnection(Connection, Removable):
 
     async def check(self) -> None:
         """Make a round trip."""
-        await self._link.open(4.0)
-        await self._link.ping()
+        end = self._site.clock.now() + CHECK
+        await self._link.open(CHECK - 1.0)
+        await self._link.ping(end - self._site.clock.now())
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -140,3 +141,13 @@ class NatsConnection(Connection, Removable):
 
     def __repr__(self) -> str:
         return f"<NatsConnection {self._link!r} streams={len(self._streams.known)}>"
+
+
+async def _opened(receiver: SubjectReceiver | StreamReceiver) -> Receiver:
+    """Open a receiver, or close it: it watches the connection."""
+    try:
+        await receiver.open()
+    except BaseException:
+        await receiver.close()
+        raise
+    return receiver

@@ -101,7 +101,7 @@ class SubjectReceiver(Receiver, Measurable):
         """Unsubscribe; what is buffered is still handed over."""
         if not self._stopped:
             self._stopped = True
-            if self._error is None and self._link.alive:
+            if self._sid and self._error is None and self._link.alive:
                 await self._link.unsubscribe(self._sid)
             self._wake()
 

@@ -140,10 +140,12 @@ class Link:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self._clock.call_later(bound, over.cancel)
         stop = self.watch(over.cancel)
-        await asyncio.wait({future, over}, return_when=asyncio.FIRST_COMPLETED)
-        timer.cancel()
-        stop()
-        over.cancel()
+        try:
+            await asyncio.wait({future, over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            stop()
+            over.cancel()
         return future.done()
 
     async def _connect(self) -> None:

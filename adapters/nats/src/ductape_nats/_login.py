@@ -90,8 +90,7 @@ def connect_fault(error: Exception, errors: list[Exception], config: NatsConfig)
         if isinstance(each, ssl.SSLError):
             return AdapterError(Fault.CONFIG, f"config.tls: no encryption with this server: {each.reason}")
         text = str(each).lower()
-        if isinstance(each, nats.errors.Error) and any(word in text for word in _REFUSED):
-            told = text.removeprefix("nats: ").strip("'")
+        if isinstance(each, nats.errors.Error) and _is_refusal(text):
             told = text.removeprefix("nats: ").strip("'")
             return AdapterError(Fault.CONFIG, f"the server refuses the login ({told}); see config.user, token, creds")
     if isinstance(error, nats.errors.Error | OSError | TimeoutError):
@@ -100,6 +99,11 @@ def connect_fault(error: Exception, errors: list[Exception], config: NatsConfig)
         return AdapterError(Fault.TRANSIENT, f"no connection to {', '.join(_hosts(config))}: {detail}")
     text = f"config: nats-py refuses servers, credentials or native options ({type(error).__name__})"
     return AdapterError(Fault.CONFIG, text)
+
+
+def _is_refusal(text: str) -> bool:
+    """Tell a refused login from a server or an account that is full for now."""
+    return any(word in text for word in _REFUSED) and "connections exceeded" not in text
 
 
 def _hosts(config: NatsConfig) -> list[str]:

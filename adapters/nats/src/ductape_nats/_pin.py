@@ -14,7 +14,7 @@ from collections.abc import Set
 from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault
 
 from ._link import Link
-from ._streams import PIN_GROUP, PIN_MORE, Group
+from ._streams import PIN_GROUP, PIN_MORE, Group, refused
 from ._wire import PIN, Token
 
 __all__ = ["Pin"]
@@ -29,6 +29,7 @@ class Pin:
     Attributes:
         evicted: Another member is pinned, and what was not handed over yet is for that one.
         missing: How many messages are pending and not in this member's hands, as far as it knows.
+        told: What the server was told the end of, confirmed or not: it may count it off already.
         renew: Seconds for which a request waits at most: a pinned member that asks for nothing loses its place.
     """
 
@@ -36,6 +37,7 @@ class Pin:
         """Begin without a place."""
         self.evicted = False
         self.missing = 0
+        self.told: set[Delivery] = set()
         self.renew = (group.lease + PIN_MORE) / 3
         self._link, self._group, self._clock = link, group, clock
         self._id = self._server = ""
@@ -90,13 +92,15 @@ class Pin:
         """Tell whether it is time to show that we are there."""
         return bool(self._id) and now - self._asked >= self.renew
 
-    async def ready(self, held: Set[Delivery], settling: int, buffer: deque[Delivery]) -> bool:
+    async def ready(self, held: Set[Delivery], buffer: deque[Delivery]) -> bool:
         """Tell whether the buffer may be handed over; sorts it when it may again.
 
         Args:
             held: What is not settled, the buffer included.
-            settling: How many of them are being settled: the server may count them off already.
             buffer: What was not handed over.
+
+        Raises:
+            AdapterError: The server does not tell; ``LOST`` if the consumer is gone.
         """
         if self._sure or not buffer:
             return True
@@ -105,8 +109,13 @@ class Pin:
             return False
         self._looked = now
         found = await self._link.api(f"CONSUMER.INFO.{self._group.stream}.{self._group.name}")
-        sequences = {token.sequence for each in held if isinstance(token := each.token, Token)}
-        self.missing = max(0, int(found.get("num_ack_pending", 0)) - (len(sequences) - settling))
+        if "error" in found:
+            raise refused(found, f"{self._group.stream}/{self._group.name}")
+        self.told &= held
+        last = int(found["delivered"]["consumer_seq"])  # what was delivered since then is not among the pending
+        tokens = [token for each in held - self.told if isinstance(token := each.token, Token)]
+        ours = {token.sequence for token in tokens if token.number <= last}
+        self.missing = max(0, int(found["num_ack_pending"]) - len(ours))
         if self.missing:
             return False
         self._sure = True

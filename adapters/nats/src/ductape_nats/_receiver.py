@@ -13,17 +13,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault, Measurable, Receiver, Settlement, Verdict
+from ductape.adapter import AdapterError, Clock, Delivery, Epoch, Fault, Measurable, Receiver, Settlement
 
 from ._link import Link
 from ._pin import Pin
-from ._settle import NAK, PROGRESS, confirmed, nak
-from ._streams import Group
-from ._wire import Token, delivery_of, status_of
+from ._settle import NAK, PROGRESS, Answers, absence, confirmed, plan_of, token_of
+from ._streams import Group, refused
+from ._wire import delivery_of, status_of
 
 __all__ = ["StreamReceiver"]
-
-Answers = list[AdapterError | None]
 
 EXPIRES = 10.0
 """Seconds for which a pull request waits at the server."""
@@ -58,10 +56,10 @@ class StreamReceiver(Receiver, Measurable):
         self._expires = min(EXPIRES, self._pin.renew) if self._pin is not None else EXPIRES
         self._buffer: deque[Delivery] = deque()
         self._held: set[Delivery] = set()
-        self._settling = 0
         self._sid, self._inbox, self._joined = b"", "", 0
         self._requested, self._until, self._rest_until = 0, 0.0, 0.0
         self._error: AdapterError | None = None
+        self._unanswered = False
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._unwatch: Callable[[], None] = link.watch(self._broke)
@@ -106,9 +104,10 @@ class StreamReceiver(Receiver, Measurable):
         self._requested = max(0, self._requested - status.pending) if status.pending is not None else 0
         if status.code not in (404, 408, 423):
             self._rest_until = self._clock.now() + REFUSED
+        self._unanswered = self._unanswered or status.code == 503
         if status.code == 423 and self._pin is not None:
             self._pin.lost()
-        elif status.code in (400, 503) or "Deleted" in status.text or "push based" in status.text:
+        elif status.code == 400 or "Deleted" in status.text or "push based" in status.text:
             text = f"{self.epoch.label}: the consumer is gone, or another one ({status.code} {status.text})"
             self._error = AdapterError(Fault.LOST, text)
         self._wake()
@@ -136,6 +135,9 @@ class StreamReceiver(Receiver, Measurable):
                 return taken
             if self._error is not None and not self.stopped:
                 raise self._error
+            if self._unanswered and not self.stopped:
+                self._unanswered = False
+                raise await absence(self._link, self._group)
             left = end - self._clock.now()
             if left <= 0 or limit <= 0 or self.stopped:
                 return []
@@ -146,16 +148,29 @@ class StreamReceiver(Receiver, Measurable):
     async def _in_order(self, pin: Pin) -> bool:
         """Tell whether what is in the buffer is next; keep it meanwhile, or give it to the member whose turn it is."""
         if pin.evicted:
-            pin.evicted, now = False, self._clock.now()
-            if ours := [each for each in _drained(self._buffer, self._held) if (each.leased_until or 0.0) > now]:
-                await self._confirmed([], [(_token(each).reply, NAK) for each in ours], self._bound)
-        if await pin.ready(self._held, self._settling, self._buffer):
+            await self._yield(pin)
+        if await pin.ready(self._held, self._buffer):
             return True
         soon = self._clock.now() + self._group.lease * 2 / 3
         if any((each.leased_until or 0.0) < soon for each in self._buffer):
             await self.extend(list(self._buffer))
             self._buffer = deque(each for each in self._buffer if each in self._held)
         return False
+
+    async def _yield(self, pin: Pin) -> None:
+        """Give what was not handed over to the pinned member; it stays in the buffer until the server has that."""
+        gone, pin.evicted = set(self._buffer), False
+        try:
+            end = await self._reach() if gone else 0.0
+            now = self._clock.now()
+            if ours := [each for each in self._buffer if each in gone and (each.leased_until or 0.0) > now]:
+                pin.told.update(ours)
+                await self._confirmed([], [(token_of(each).reply, NAK) for each in ours], end)
+        except BaseException:
+            pin.evicted = True
+            raise
+        self._held -= gone
+        self._buffer = deque(each for each in self._buffer if each not in gone)
 
     def _absent(self) -> bool:
         """Whether the connection broke while this waited."""
@@ -225,44 +240,25 @@ class StreamReceiver(Receiver, Measurable):
         """Settle with one write, confirmed by its last command: the server handles a consumer's in their order."""
         if self._closed:
             raise AdapterError(Fault.LOST, "the receiver is closed: what it held is, or will be, with another member")
-        return await self._settle(settlements)
-
-    async def _settle(self, settlements: Sequence[Settlement]) -> Answers:
-        held, now = self._held, self._clock.now()
-        answers: Answers = [None] * len(settlements)
-        acks: list[bytes] = []
-        backs: list[tuple[bytes, bytes]] = []
-        done: list[Delivery] = []
-        for place, (delivery, verdict, delay) in enumerate(map(_parts, settlements)):
-            if delivery not in held:
-                answers[place] = AdapterError(Fault.LOST, "it was settled, or is with another member")
-            elif verdict is Verdict.ACK:
-                acks.append(_token(delivery).reply)
-                done.append(delivery)
-            elif (delivery.leased_until or 0.0) <= now:
-                held.discard(delivery)
-                answers[place] = AdapterError(Fault.LOST, "its lease is over: it is, or will be, with another member")
-            else:
-                backs.append((_token(delivery).reply, nak(delay if verdict is Verdict.RETRY else 0.0)))
-                done.append(delivery)
-                if verdict is Verdict.RELEASE:
-                    self._rest_until = now + REST
-        if not done:
-            return answers
-        old = await self._withdraw() if self._rest_until > now else b""
-        self._settling += len(done)
+        end = await self._reach()
+        plan = plan_of(settlements, self._held, self._clock.now())
+        if not plan.done:
+            return plan.answers
+        old = await self._withdraw() if plan.release else b""
+        told = self._pin.told if self._pin is not None else set[Delivery]()
+        told.update(plan.done)
         try:
-            await self._confirmed(acks, backs, self._bound)
+            await self._confirmed(plan.acks, plan.backs, end)
         finally:
-            self._settling -= len(done)
             self._link.forget(old)
-        held.difference_update(done)
+        self._held.difference_update(plan.done)
+        told.difference_update(plan.done)
         self._wake()
-        return answers
+        return plan.answers
 
     async def _withdraw(self) -> bytes:
         """End the open request, or what is handed back would come straight here; returns its subscription."""
-        old = self._sid
+        self._rest_until, old = self._clock.now() + REST, self._sid
         if self.stopped or not self._requested or self._joined != self._link.number or not self._link.alive:
             return b""
         await self._link.unsubscribe(old, forget=False)
@@ -270,20 +266,27 @@ class StreamReceiver(Receiver, Measurable):
         self._sid = await self._link.subscribe(self._inbox, self._heard)
         return old
 
-    async def _confirmed(self, acks: Sequence[bytes], backs: Sequence[tuple[bytes, bytes]], bound: float) -> None:
-        await self._link.open(bound)
-        if self._pin is not None and not self._closed:
+    async def _reach(self) -> float:
+        """See that the server is there; leases are looked at after it. Returns when settling has to be over."""
+        end = self._clock.now() + self._bound
+        await self._link.open(self._bound)
+        if self._pin is not None:
             self._pin.check(self.epoch)
-        await confirmed(self._link, self.epoch.label, acks, backs, bound)
+        return end
+
+    async def _confirmed(self, acks: Sequence[bytes], backs: Sequence[tuple[bytes, bytes]], end: float) -> None:
+        if not await confirmed(self._link, acks, backs, max(end - self._clock.now(), 0.0)):
+            raise await absence(self._link, self._group, max(end - self._clock.now(), 0.0))
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Answers:
         """Say that handlers are at work; what another member may have by now is ``LOST``."""
         if self._closed:
             raise AdapterError(Fault.LOST, "the receiver is closed")
+        end = await self._reach()
         now = self._clock.now()
         ours = [each for each in deliveries if each in self._held and (each.leased_until or 0.0) > now]
         if ours:
-            await self._confirmed([], [(_token(each).reply, PROGRESS) for each in ours], self._bound)
+            await self._confirmed([], [(token_of(each).reply, PROGRESS) for each in ours], end)
             for each in ours:
                 each.leased_until = now + self._group.lease
         lost = AdapterError(Fault.LOST, "its lease is over: it is, or will be, with another member")
@@ -296,10 +299,9 @@ class StreamReceiver(Receiver, Measurable):
     async def lag(self) -> int | None:
         """Return what the group has not been given."""
         found = await self._link.api(f"CONSUMER.INFO.{self._group.stream}.{self._group.name}")
-        pending = found.get("num_pending")
-        if not isinstance(pending, int):
-            raise AdapterError(Fault.LOST, f"{self.epoch.label}: the consumer is gone")
-        return pending
+        if "error" in found:
+            raise refused(found, self.epoch.label)
+        return int(found["num_pending"])
 
     # -- the end
 
@@ -328,7 +330,7 @@ class StreamReceiver(Receiver, Measurable):
         self._held.clear()
         try:
             if ours and self._link.alive:
-                await self._confirmed([], [(_token(each).reply, NAK) for each in ours], HAND_BACK)
+                await self._confirmed([], [(token_of(each).reply, NAK) for each in ours], now + HAND_BACK)
             if self._pin is not None and self._link.alive:
                 await self._pin.release()
         except AdapterError as error:
@@ -339,21 +341,5 @@ class StreamReceiver(Receiver, Measurable):
             self._link.forget(self._sid)
 
 
-def _drained(buffer: deque[Delivery], held: set[Delivery]) -> list[Delivery]:
-    taken = list(buffer)
-    held.difference_update(taken)
-    buffer.clear()
-    return taken
-
-
-def _parts(settlement: Settlement) -> tuple[Delivery, Verdict, float]:
-    return settlement.delivery, settlement.verdict, settlement.delay
-
-
-def _token(delivery: Delivery) -> Token:
-    token: Token = delivery.token  # type: ignore[assignment]  # ours: see delivery_of
-    return token
-
-
 def _sequence(delivery: Delivery) -> int:
-    return _token(delivery).sequence
+    return token_of(delivery).sequence

@@ -15,7 +15,7 @@ from ._config import NatsConfig
 from ._link import Link
 from ._wire import Names, error_fault, names_of, safe
 
-__all__ = ["PIN_GROUP", "Group", "Stream", "Streams"]
+__all__ = ["PIN_GROUP", "Group", "Stream", "Streams", "refused"]
 
 PIN_GROUP = "ductape"
 """The priority group of consumers that keep order: the server pins one client of it."""
@@ -84,9 +84,7 @@ class Streams:
 
     async def _other(self, names: Names, found: dict[str, Any]) -> dict[str, Any]:
         """Return the stream that takes a subject under another name or by a wildcard; else the error as it was."""
-        listed = await self._link.api("STREAM.NAMES", {"subject": names.subject})
-        others = listed.get("streams") or []
-        if others:
+        if others := await self._taking(names.subject):
             return await self._link.api(f"STREAM.INFO.{others[0]}")
         if "error" not in found:
             text = f"stream {names.stream!r} does not take subject {names.subject!r}; add it there, or rename one"
@@ -110,7 +108,7 @@ class Streams:
             },
         )  # fmt: skip
         if "error" in made:
-            raise _refused(made, f"stream {names.stream!r}")
+            raise refused(made, f"stream {names.stream!r}")
         return made
 
     def _window(self, private: bool) -> float:
@@ -163,24 +161,43 @@ class Streams:
         elif "error" not in found and self._create and (changes := self._changes(found["config"], group, pinned)):
             found = await self._put(stream, name, found["config"] | changes)
         if "error" in found:
-            raise _refused(found, f"consumer {name!r} of stream {stream.name!r}")
+            raise refused(found, f"consumer {name!r} of stream {stream.name!r}")
         self._floors[stream.name, name] = found.get("ack_floor", {}).get("stream_seq", 0)
         return self._seen(stream, name, group, subject, found["config"], pinned)
 
     async def remove(self, channel: Channel) -> None:
-        """Delete a group's consumer and its private streams, if they are there."""
-        stream, name = await self.stream(channel), safe(channel.group)
-        self._floors.pop((stream.name, name), None)
-        private = [msgspec.structs.replace(channel, purpose=purpose) for purpose in (Purpose.RETRY, Purpose.DEAD)]
-        for call in [
-            f"CONSUMER.DELETE.{stream.name}.{name}",
-            *(f"STREAM.DELETE.{names_of(each).stream}" for each in private),
-        ]:
-            found = await self._link.api(call)
-            if "error" in found and _code(found) not in (NO_STREAM, NO_CONSUMER):
-                raise _refused(found, call)
-        for each in private:
-            self.known.pop(names_of(each).subject, None)
+        """Delete a group's consumer and its private streams, if they are there and its own: others' names can be alike.
+
+        Raises:
+            AdapterError: The server does not tell, or refuses.
+        """
+        name = safe(channel.group)
+        for stream in await self._taking(names_of(channel).subject):
+            found = await self._there(f"CONSUMER.INFO.{stream}.{name}")
+            if found and found["config"].get("description") == _mark(channel.group):
+                await self._there(f"CONSUMER.DELETE.{stream}.{name}")
+                self._floors.pop((stream, name), None)
+        for purpose in (Purpose.RETRY, Purpose.DEAD):
+            subject = names_of(msgspec.structs.replace(channel, purpose=purpose)).subject
+            for stream in await self._taking(subject):
+                found = await self._there(f"STREAM.INFO.{stream}")
+                if found and found["config"].get("subjects") == [subject]:
+                    await self._there(f"STREAM.DELETE.{stream}")
+            self.known.pop(subject, None)
+
+    async def _taking(self, subject: str) -> list[str]:
+        """Return the names of the streams that take a subject."""
+        listed = await self._there("STREAM.NAMES", {"subject": subject})
+        return listed.get("streams") or []
+
+    async def _there(self, call: str, body: object = None) -> dict[str, Any]:
+        """Return the server's answer; nothing where the stream or the consumer is missing."""
+        found = await self._link.api(call, body)
+        if "error" not in found:
+            return found
+        if _code(found) in (NO_STREAM, NO_CONSUMER):
+            return {}
+        raise refused(found, call)
 
     def _consumer(self, group: str, subject: str) -> dict[str, Any]:
         return {
@@ -203,7 +220,9 @@ class Streams:
         return {key: value for key, value in wanted.items() if config.get(key) != value}
 
     async def _put(self, stream: Stream, name: str, config: dict[str, Any]) -> dict[str, Any]:
-        call = f"CONSUMER.CREATE.{stream.name}.{name}.{config['filter_subject']}"
+        call = f"CONSUMER.CREATE.{stream.name}.{name}"
+        if config.get("filter_subject"):  # none where an operator gave it several
+            call += f".{config['filter_subject']}"
         return await self._link.api(call, {"stream_name": stream.name, "config": config})
 
     def _seen(self, stream: Stream, name: str, group: str, subject: str, config: dict[str, Any], pinned: bool) -> Group:
@@ -265,6 +284,7 @@ def _code(found: dict[str, Any]) -> int:
     return code
 
 
-def _refused(found: dict[str, Any], what: str) -> AdapterError:
+def refused(found: dict[str, Any], what: str) -> AdapterError:
+    """Return the `AdapterError` for an answer with an error."""
     error = found["error"]
     return error_fault(error.get("code", 0), error.get("err_code", 0), error.get("description", ""), what)

@@ -140,6 +140,8 @@ class Token(NamedTuple):
     reply: bytes
     sequence: int
     """Of the message in its stream."""
+    number: int
+    """Of the delivery, among all of its consumer."""
 
 
 class Status(NamedTuple):
@@ -190,7 +192,7 @@ def delivery_of(stream: str, reply: bytes, block: bytes, body: bytes, epoch: Epo
         headers.pop(MESSAGE_ID, None)
         key = headers.pop(KEY, None)
     return Delivery(
-        body, headers, epoch, Token(reply, sequence), key, None, int(fields[at]), until,
+        body, headers, epoch, Token(reply, sequence, int(fields[at + 2])), key, None, int(fields[at]), until,
         int(fields[at + 3]) / 1e9, f"{stream}@{sequence}", 0, None, error,
     )  # fmt: skip
 
