@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,9 +14,11 @@ from ductape import Ductape, Event
 from ductape._middleware import Publishing, Subscribing
 from ductape.adapter import Delivery, Epoch
 
+from . import tracing
 from .load import EVENT, Ledger, Order, client, order
 from .null import ENV, NullAdapter, registry_of
 from .results import Measured
+from .tracing import over
 
 CONSUME: dict[str, Any] = {"concurrency": 64, "prefetch": 1000}
 KEYS = 1000
@@ -198,3 +201,18 @@ CASES: dict[str, Case] = {
     ),
     "consume-floor": Case(title="(no kernel: make deliveries, decode, call handler)", run=floor),
 }
+if importlib.util.find_spec("ductape_opentelemetry") and importlib.util.find_spec("opentelemetry.sdk"):
+    CASES |= {
+        "tracing": Case(
+            title="tracing, both sides, every message", run=over(tracing.ours, sampled=True), messages=40_000
+        ),
+        "tracing-sdk-calls": Case(
+            title="(the SDK's own calls for the same)", run=over(tracing.bare, sampled=True), messages=40_000
+        ),
+        "tracing-sampled-out": Case(
+            title="tracing, both sides, sampled out", run=over(tracing.ours, sampled=False), messages=40_000
+        ),
+        "tracing-without-sdk": Case(
+            title="tracing, both sides, no SDK", run=over(tracing.ours, sampled=None), messages=40_000
+        ),
+    }
