@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no annotations
@@ -16,22 +15,19 @@ from google.pubsub_v1.types import pubsub as types
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # as above
 
 from ductape.adapter import (
-    AdapterError,
     Channel,
     Connection,
-    Delivery,
     Intake,
     Order,
     Outgoing,
     Purpose,
     Receiver,
-    Settlement,
     Site,
     Stored,
-    Verdict,
 )
 from ductape_google_pubsub import GooglePubSubAdapter, GooglePubSubConfig
 from tests.brokers.server import Server
+from tests.contract import site_of
 
 METHODS = {
     "Publish": ("Publisher", types.PublishRequest, types.PublishResponse),
@@ -146,20 +142,8 @@ def refuse(code: str, details: str = "", ids: dict[str, str] | None = None) -> A
     return answer
 
 
-class LoopClock:
-    """The real time of the running loop."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.time = time.time
-        self.call_later = loop.call_later
-        self.sleep = asyncio.sleep
-
-
 def site(*, create: bool = True) -> Site:
-    log = logging.getLogger("ductape.adapter.google_pubsub")
-    return Site(product="shop", env="test", broker="orders", clock=LoopClock(), log=log, create=create)
+    return site_of("google_pubsub", create=create)
 
 
 class World:
@@ -221,10 +205,6 @@ def dead(group: str = "billing") -> Channel:
     return Channel(name="orders", purpose=Purpose.DEAD, group=group)
 
 
-def record(number: int, **more: Any) -> Outgoing:
-    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)
-
-
 async def publish(connection: Connection, *records: Outgoing, channel: Channel | None = None) -> list[Stored]:
     channel = channel or event()
     await connection.declare(channel)
@@ -232,22 +212,3 @@ async def publish(connection: Connection, *records: Outgoing, channel: Channel |
     answers = await sender.send(records)
     assert all(isinstance(answer, Stored) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Stored)]
-
-
-async def take(receiver: Receiver, number: int, within: float = 8.0) -> list[Delivery]:
-    """Receives until `number` deliveries are there; fewer when the time is over."""
-    found: list[Delivery] = []
-    end = time.monotonic() + within
-    while len(found) < number and time.monotonic() < end:
-        found += await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
-    return found
-
-
-async def settle(
-    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
-) -> list[AdapterError | None]:
-    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[int]:
-    return [int(delivery.body) for delivery in deliveries]

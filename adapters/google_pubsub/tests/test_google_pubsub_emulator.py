@@ -16,8 +16,9 @@ from ductape import Ductape, Event, Reject
 from ductape.adapter import AdapterError, Connection, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
 from ductape_conformance.proxy import TcpProxy
 from tests.brokers.server import Server
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, dead, event, ordered, publish, record, settle, site, take
+from .conftest import World, dead, event, ordered, publish, site
 
 pytestmark = pytest.mark.timeout(60)
 

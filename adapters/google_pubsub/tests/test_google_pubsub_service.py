@@ -14,8 +14,9 @@ from ductape import Ductape
 from ductape.adapter import AdapterError, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
 from ductape.errors import CapabilityError
 from ductape_google_pubsub._access import Access
+from tests.contract import record, settle, take
 
-from .conftest import Fake, World, event, ordered, publish, record, refuse, settle, site, take
+from .conftest import Fake, World, event, ordered, publish, refuse, site
 
 
 def faults(answers: Sequence[Stored | AdapterError]) -> list[Fault | None]:

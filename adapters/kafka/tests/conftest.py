@@ -3,48 +3,30 @@
 import asyncio
 import contextlib
 import itertools
-import logging
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from ductape.adapter import (
-    AdapterError,
     Channel,
     Connection,
-    Delivery,
     Intake,
     Outgoing,
     Receiver,
     Sender,
-    Settlement,
     Site,
     Stored,
-    Verdict,
 )
 from ductape_kafka import KafkaAdapter, KafkaConfig
 from tests.brokers.server import Server
+from tests.contract import site_of
 
 
-class LoopClock:
-    """The real time of the running loop."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.time = time.time
-        self.call_later = loop.call_later
-        self.sleep = asyncio.sleep
-
-
-def site(*, create: bool = True, log: str = "ductape.adapter.kafka") -> Site:
-    return Site(
-        product="shop", env="test", broker="orders", clock=LoopClock(), log=logging.getLogger(log), create=create
-    )
+def site(*, create: bool = True) -> Site:
+    return site_of("kafka", create=create)
 
 
 class World:
@@ -109,44 +91,3 @@ async def remove_topics(admin: AIOKafkaAdminClient, prefix: str) -> None:
             names = [name for name in await admin.list_topics() if name.startswith(prefix)]
             for batch in itertools.batched(names, 50) if hasattr(itertools, "batched") else [tuple(names)]:
                 await admin.delete_topics(list(batch))
-
-
-def record(number: int, **more: object) -> Outgoing:
-    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)  # type: ignore[arg-type]
-
-
-async def take(receiver: Receiver, number: int, within: float = 10.0) -> list[Delivery]:
-    """Receives until `number` deliveries are there; fewer when the time is over. Counts them as the kernel does."""
-    found: list[Delivery] = []
-    end = time.monotonic() + within
-    while len(found) < number and time.monotonic() < end:
-        some = await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
-        for one in some:
-            one.epoch.held += 1
-        found += some
-    return found
-
-
-async def settle(
-    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
-) -> list[AdapterError | None]:
-    answers = list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
-    for one in deliveries:
-        one.epoch.settled()
-    return answers
-
-
-async def patiently(call: Callable[[], Awaitable[object]], within: float = 30.0) -> object:
-    """Repeats what may fail while a broker is away, as the kernel does."""
-    end = time.monotonic() + within
-    while True:
-        try:
-            return await call()
-        except AdapterError:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.05)
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[int]:
-    return sorted(int(delivery.body) for delivery in deliveries)

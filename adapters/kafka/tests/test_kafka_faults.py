@@ -19,8 +19,9 @@ from ductape_kafka._receiver import KafkaReceiver
 from ductape_kafka._sender import KafkaSender
 from ductape_kafka._topics import Topic
 from ductape_kafka._wire import RECEIVING
+from tests.contract import LoopClock, record
 
-from .conftest import LoopClock, record, site
+from .conftest import site
 
 CONFIG = KafkaConfig(brokers=["127.0.0.1:1"])
 

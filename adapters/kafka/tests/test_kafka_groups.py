@@ -11,8 +11,9 @@ from ductape import Ductape, Retry
 from ductape.adapter import AdapterError, Delivery, Fault, Measurable, Outgoing, Purpose, Removable, Stored, Verdict
 from ductape_kafka._receiver import KafkaReceiver
 from tests.brokers.server import Server
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, record, settle, take
+from .conftest import World
 
 # The first test starts the broker.
 pytestmark = pytest.mark.timeout(180)

@@ -13,8 +13,9 @@ from ductape.adapter import AdapterError, Channel, Fault, Intake, Outgoing, Secr
 from ductape_kafka import KafkaAdapter, KafkaConfig, Sasl, Tls
 from tests.brokers.kafka import Kafka
 from tests.brokers.server import Unavailable
+from tests.contract import take
 
-from .conftest import site, take
+from .conftest import site
 
 # The first test starts the broker.
 pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("kafka_secure"), pytest.mark.timeout(180)]

@@ -11,8 +11,9 @@ from ductape.adapter import AdapterError, Channel, Fault, Order, Outgoing, Purpo
 from ductape_conformance.proxy import TcpProxy
 from ductape_kafka._connection import KafkaConnection
 from tests.brokers.server import Server
+from tests.contract import bodies, patiently, record, settle, take
 
-from .conftest import World, bodies, patiently, record, settle, take
+from .conftest import World
 
 # The first test starts the broker.
 pytestmark = pytest.mark.timeout(180)

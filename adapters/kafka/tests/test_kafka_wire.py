@@ -20,8 +20,9 @@ from ductape_kafka._wire import (
     tier_of,
     topics_of,
 )
+from tests.contract import record, settle, take
 
-from .conftest import World, record, settle, take
+from .conftest import World
 
 # The first test that needs the broker starts it.
 pytestmark = pytest.mark.timeout(180)

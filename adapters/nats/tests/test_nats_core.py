@@ -7,8 +7,9 @@ import pytest
 from ductape.adapter import AdapterError, Channel, Durability, Fault, Groups, Intake, Receiver, Stored, Verdict
 from ductape_conformance.proxy import TcpProxy
 from ductape_nats._core import SubjectReceiver
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, publish, record, settle, take
+from .conftest import World, publish
 
 pytestmark = pytest.mark.broker
 

@@ -20,8 +20,9 @@ from ductape_nats import NatsAdapter, NatsConfig, Tls
 from ductape_nats._login import connect_fault
 from tests.brokers.nats import Nats
 from tests.brokers.server import Unavailable
+from tests.contract import patiently
 
-from .conftest import patiently, site
+from .conftest import site
 
 pytestmark = pytest.mark.broker
 

@@ -14,8 +14,9 @@ from ductape_nats._receiver import StreamReceiver
 from ductape_nats._streams import Group
 from ductape_nats._wire import Token
 from tests.brokers.server import Server
+from tests.contract import patiently, record, settle, take
 
-from .conftest import World, event, patiently, publish, record, settle, site, take
+from .conftest import World, event, publish, site
 
 pytestmark = pytest.mark.broker
 

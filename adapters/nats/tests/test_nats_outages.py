@@ -10,8 +10,9 @@ from nats.aio.client import Client
 from ductape.adapter import AdapterError, Connection, Delivery, Fault, Receiver, Settlement, Stored, Verdict
 from ductape_conformance.proxy import TcpProxy, free_port
 from ductape_nats import NatsAdapter, NatsConfig
+from tests.contract import bodies, patiently, record, settle, take
 
-from .conftest import World, bodies, event, patiently, publish, record, settle, site, take
+from .conftest import World, event, publish, site
 
 pytestmark = pytest.mark.broker
 

@@ -25,8 +25,9 @@ from ductape.adapter import (
     Verdict,
 )
 from ductape_nats._receiver import StreamReceiver
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, dead, event, publish, record, settle, take
+from .conftest import World, dead, event, publish
 
 pytestmark = pytest.mark.broker
 

@@ -1,11 +1,8 @@
 """What the tests of this adapter share: connections to the real server, and short words for the contract's calls."""
 
-import asyncio
 import contextlib
-import logging
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,39 +10,24 @@ import aio_pika
 import pytest
 
 from ductape.adapter import (
-    AdapterError,
     Channel,
     Connection,
-    Delivery,
     Intake,
     Outgoing,
     Purpose,
     Receiver,
     SecretUrl,
     Sender,
-    Settlement,
     Site,
     Stored,
-    Verdict,
 )
 from ductape_rabbitmq import RabbitMQAdapter, RabbitMQConfig
 from tests.brokers import RabbitMQ
-
-
-class LoopClock:
-    """The real time of the running loop."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.time = time.time
-        self.call_later = loop.call_later
-        self.sleep = asyncio.sleep
+from tests.contract import site_of
 
 
 def site(*, create: bool = True) -> Site:
-    log = logging.getLogger("ductape.adapter.rabbitmq")
-    return Site(product="shop", env="test", broker="orders", clock=LoopClock(), log=log, create=create)
+    return site_of("rabbitmq", create=create)
 
 
 class World:
@@ -109,42 +91,7 @@ async def world(rabbitmq_server: RabbitMQ) -> AsyncIterator[World]:
         await world.raw.close()
 
 
-def record(number: int, **more: Any) -> Outgoing:
-    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)
-
-
 async def publish(sender: Sender, *records: Outgoing) -> list[Stored]:
     answers = await sender.send(records)
     assert all(isinstance(answer, Stored) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Stored)]
-
-
-async def take(receiver: Receiver, number: int, within: float = 10.0) -> list[Delivery]:
-    """Receives until `number` deliveries are there; fewer when the time is over."""
-    found: list[Delivery] = []
-    end = time.monotonic() + within
-    while len(found) < number and time.monotonic() < end:
-        found += await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
-    return found
-
-
-async def settle(
-    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
-) -> list[AdapterError | None]:
-    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
-
-
-async def patiently(call: Callable[[], Awaitable[Any]], within: float = 30.0) -> Any:
-    """Repeats what may fail while a server is away, as the kernel does."""
-    end = time.monotonic() + within
-    while True:
-        try:
-            return await call()
-        except AdapterError:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.05)
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[int]:
-    return sorted(int(delivery.body) for delivery in deliveries)

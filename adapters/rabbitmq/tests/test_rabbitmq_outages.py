@@ -14,8 +14,9 @@ from ductape_conformance.proxy import TcpProxy, free_port
 from ductape_rabbitmq import RabbitMQAdapter, RabbitMQConfig, Tls
 from tests.brokers import RabbitMQ
 from tests.brokers.server import Server
+from tests.contract import bodies, patiently, record, settle, take
 
-from .conftest import World, bodies, patiently, publish, record, settle, site, take
+from .conftest import World, publish, site
 
 AGE = 3.0
 """Seconds after which RabbitMQ's own records of a new queue are on disk: killed before, it forgets the queue itself."""

@@ -9,8 +9,9 @@ import pytest
 from aio_pika import DeliveryMode, ExchangeType, Message
 
 from ductape.adapter import AdapterError, Channel, Count, Fault, Intake, Order, Outgoing, Purpose, Settlement, Verdict
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, publish, record, settle, take
+from .conftest import World, publish
 
 
 async def refused(

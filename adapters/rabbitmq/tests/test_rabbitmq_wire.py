@@ -31,8 +31,7 @@ from ductape_rabbitmq._link import Endpoint, Link
 from ductape_rabbitmq._receiver import FEW, RabbitMQReceiver
 from ductape_rabbitmq._topology import Topology, bucket
 from ductape_rabbitmq._wire import Content, Framer, ack, delivery_of, fault_of, message_id_of, nack
-
-from .conftest import LoopClock
+from tests.contract import LoopClock
 
 FRAME_MAX = 131_072
 

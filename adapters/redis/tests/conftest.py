@@ -1,49 +1,30 @@
 """What the tests of this adapter share: connections to the real server, and short words for the contract's calls."""
 
-import asyncio
 import contextlib
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
 import redis.asyncio
 
 from ductape.adapter import (
-    AdapterError,
     Channel,
     Connection,
-    Delivery,
     Intake,
     Outgoing,
     Purpose,
     Receiver,
     SecretUrl,
-    Settlement,
     Site,
     Stored,
-    Verdict,
 )
 from ductape_redis import RedisAdapter, RedisConfig
 from tests.brokers.server import Server
+from tests.contract import site_of
 
 
-class LoopClock:
-    """The real time of the running loop."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.time = time.time
-        self.call_later = loop.call_later
-        self.sleep = asyncio.sleep
-
-
-def site(*, create: bool = True, log: str = "ductape.adapter.redis") -> Site:
-    return Site(
-        product="shop", env="test", broker="orders", clock=LoopClock(), log=logging.getLogger(log), create=create
-    )
+def site(*, create: bool = True) -> Site:
+    return site_of("redis", create=create)
 
 
 class World:
@@ -97,10 +78,6 @@ def dead(group: str = "billing") -> Channel:
     return Channel(name="orders", purpose=Purpose.DEAD, group=group)
 
 
-def record(number: int, **more: object) -> Outgoing:
-    return Outgoing(b"%d" % number, {"ductape-id": f"id{number}"}, f"id{number}", **more)  # type: ignore[arg-type]
-
-
 async def publish(connection: Connection, *records: Outgoing, channel: Channel | None = None) -> list[Stored]:
     channel = channel or event()
     await connection.declare(channel)
@@ -108,34 +85,3 @@ async def publish(connection: Connection, *records: Outgoing, channel: Channel |
     answers = await sender.send(records)
     assert all(isinstance(answer, Stored) for answer in answers), answers
     return [answer for answer in answers if isinstance(answer, Stored)]
-
-
-async def take(receiver: Receiver, number: int, within: float = 5.0) -> list[Delivery]:
-    """Receives until `number` deliveries are there; fewer when the time is over."""
-    found: list[Delivery] = []
-    end = time.monotonic() + within
-    while len(found) < number and time.monotonic() < end:
-        found += await receiver.receive(number - len(found), min(0.2, max(end - time.monotonic(), 0.0)))
-    return found
-
-
-async def settle(
-    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
-) -> list[AdapterError | None]:
-    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
-
-
-async def patiently(call: Callable[[], Awaitable[object]], within: float = 20.0) -> object:
-    """Repeats what may fail while a server is away, as the kernel does."""
-    end = time.monotonic() + within
-    while True:
-        try:
-            return await call()
-        except AdapterError:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.05)
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[int]:
-    return sorted(int(delivery.body) for delivery in deliveries)

@@ -19,8 +19,9 @@ from ductape.adapter import (
     Stored,
     Verdict,
 )
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, dead, event, publish, record, settle, take
+from .conftest import World, dead, event, publish
 
 pytestmark = pytest.mark.broker
 

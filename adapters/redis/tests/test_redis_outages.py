@@ -20,8 +20,9 @@ from ductape.adapter import (
 from ductape_conformance.proxy import TcpProxy
 from ductape_redis import RedisAdapter, RedisConfig, Tls
 from tests.brokers.server import free_port
+from tests.contract import bodies, patiently, record, settle, take
 
-from .conftest import World, bodies, event, patiently, publish, record, settle, site, take
+from .conftest import World, event, publish, site
 
 pytestmark = pytest.mark.broker
 

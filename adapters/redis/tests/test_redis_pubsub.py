@@ -17,8 +17,9 @@ from ductape.adapter import (
     Verdict,
 )
 from ductape_conformance.proxy import TcpProxy
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, event, publish, record, settle, take
+from .conftest import World, event, publish
 
 pytestmark = pytest.mark.broker
 

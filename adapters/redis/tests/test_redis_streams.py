@@ -13,8 +13,9 @@ from ductape.adapter import (
     Purpose,
     Verdict,
 )
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, dead, event, publish, record, settle, take
+from .conftest import World, dead, event, publish
 
 pytestmark = pytest.mark.broker
 

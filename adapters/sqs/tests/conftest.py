@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -16,38 +15,24 @@ from ductape.adapter import (
     AdapterError,
     Channel,
     Connection,
-    Delivery,
     Intake,
     Outgoing,
     Purpose,
     Receiver,
     Secret,
-    Settlement,
     Site,
     Stored,
-    Verdict,
 )
 from ductape_sqs import SqsAdapter, SqsConfig
+from tests.contract import site_of
 
 from .fake import FakeSqs
 
 KEYS: dict[str, Any] = {"access_key_id": "test", "secret_access_key": Secret("hunter2"), "region": "us-east-1"}
 
 
-class LoopClock:
-    """The real time of the running loop."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.time = time.time
-        self.call_later = loop.call_later
-        self.sleep = asyncio.sleep
-
-
 def site(*, create: bool = True) -> Site:
-    log = logging.getLogger("ductape.adapter.aws_sqs")
-    return Site(product="shop", env="test", broker="orders", clock=LoopClock(), log=log, create=create)
+    return site_of("aws_sqs", create=create)
 
 
 class World:
@@ -114,44 +99,9 @@ async def scripted(fake: FakeSqs) -> AsyncIterator[World]:
         yield world
 
 
-def record(number: int, **more: Any) -> Outgoing:
-    return Outgoing(**{"body": b"%d" % number, "headers": {"ductape-id": f"id{number}"}, "id": f"id{number}", **more})
-
-
-async def take(receiver: Receiver, number: int, within: float = 8.0) -> list[Delivery]:
-    """Receives until `number` deliveries are there; fewer when the time is over."""
-    found: list[Delivery] = []
-    end = time.monotonic() + within
-    while len(found) < number and time.monotonic() < end:
-        found += await receiver.receive(number - len(found), min(0.5, max(end - time.monotonic(), 0.0)))
-    return found
-
-
-async def settle(
-    receiver: Receiver, deliveries: Sequence[Delivery], verdict: Verdict = Verdict.ACK, delay: float = 0.0
-) -> list[AdapterError | None]:
-    return list(await receiver.settle([Settlement(delivery, verdict, delay) for delivery in deliveries]))
-
-
-async def patiently(call: Callable[[], Awaitable[Any]], within: float = 20.0) -> Any:
-    """Repeats what may fail while a server is away, as the kernel does."""
-    end = time.monotonic() + within
-    while True:
-        try:
-            return await call()
-        except AdapterError:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.05)
-
-
 async def until(true: Callable[[], object], within: float = 20.0) -> None:
     """Waits for a fact that no event tells."""
     end = time.monotonic() + within
     while not true():
         assert time.monotonic() < end, "it did not come true"
         await asyncio.sleep(0.005)
-
-
-def bodies(deliveries: Sequence[Delivery]) -> list[int]:
-    return sorted(int(delivery.body) for delivery in deliveries)

@@ -11,8 +11,9 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from ductape.adapter import AdapterError, Fault, Intake, Order, Secret, Stored, Verdict
 from ductape_conformance.proxy import free_port
 from ductape_sqs import SqsAdapter, SqsConfig
+from tests.contract import bodies, patiently, record, settle, take
 
-from .conftest import KEYS, World, bodies, patiently, record, settle, site, take, until
+from .conftest import KEYS, World, site, until
 from .fake import QUEUE_URL, Body, FakeSqs, act, drop, fail, hang, refusal, refuse, say
 
 

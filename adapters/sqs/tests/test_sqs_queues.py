@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ductape.adapter import AdapterError, Capabilities, Fault, Intake, Order, Purpose, Stored, Verdict
+from tests.contract import bodies, record, settle, take
 
-from .conftest import World, bodies, record, settle, take
+from .conftest import World
 
 pytestmark = pytest.mark.broker
 
