@@ -16,7 +16,7 @@ CORE = ROOT / "core" / "src" / "ductape"
 # A module imports from floors below its own, and from its own floor as long as no cycle arises.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "_faults", "_clock", "_epoch", "_names", "_headers", "_bounds"),
-    ("_capabilities", "_records", "_window", "_secrets", "_retry", "_event", "_middleware", "_codec"),
+    ("_capabilities", "_records", "_window", "_secrets", "_tls", "_retry", "_event", "_middleware", "_codec"),
     ("adapter", "types", "_config", "_definitions", "_handler", "_options"),
     ("_registry", "_store", "_sending", "_outbox", "_lanes", "_settling"),
     ("_catalog", "_intake", "_connections", "_places", "_moves", "_workers", "_handling"),
@@ -40,7 +40,8 @@ PARAMETERS = 7
 # About 5,000 was the aim; some 500 of these lines are imports, 500 fields of records and signatures on lines of their
 # own. Records used once, duplicates and wrappers are gone; what is left above the aim are promises: ordered stops
 # that are bounded, answers that are truthful about what may be stored, errors that name the place, gauges to page on.
-CORE_LINES = 5_650
+# `Tls` (35) came from four adapters that each had it.
+CORE_LINES = 5_700
 
 # (file, name, rule) -> why. A documented exception is fine, a silent one is not; one that is no longer needed fails.
 CALL = "the application's call: its keywords are one record inside"

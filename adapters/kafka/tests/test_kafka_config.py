@@ -88,7 +88,7 @@ async def test_native_options_that_are_ours_or_nobodys_are_refused(native: dict[
 
 
 async def test_a_certificate_that_cannot_be_read_is_a_config_fault() -> None:
-    with pytest.raises(AdapterError, match=r"config\.ssl: a certificate or key cannot be read") as error:
+    with pytest.raises(AdapterError, match=r"config\.ssl\.ca: '/nowhere\.pem' cannot be read") as error:
         await KafkaAdapter().connect(KafkaConfig(brokers=BROKERS, ssl=Tls(ca="/nowhere.pem")), site())
     assert error.value.fault is Fault.CONFIG
 

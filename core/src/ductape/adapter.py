@@ -42,6 +42,7 @@ from ._faults import FaultTable, each, translate, translated
 from ._headers import HEADERS, HEADERS_VERSION, Header
 from ._records import Channel, Delivery, Intake, Limits, Outgoing, Purpose, Settlement, Stored, Verdict
 from ._secrets import Secret, SecretUrl
+from ._tls import Tls
 from ._window import Window
 from .errors import AdapterError, Fault
 
@@ -79,6 +80,7 @@ __all__ = [
     "Settlement",
     "Site",
     "Stored",
+    "Tls",
     "Verdict",
     "Window",
     "each",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ductape.adapter import Adapter, Capabilities, Connection, Durability, Groups, Order, Site
+from ductape.adapter import Adapter, Capabilities, Connection, Durability, Groups, Order, Site, Tls
 
-from ._config import KafkaConfig, Sasl, Tls
+from ._config import KafkaConfig, Sasl
 
 __all__ = ["KafkaAdapter", "KafkaConfig", "Sasl", "Tls"]
 

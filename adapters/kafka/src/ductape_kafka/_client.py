@@ -15,12 +15,12 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 from aiokafka.conn import create_conn
 
-from ductape.adapter import AdapterError, Fault, Site, translated
+from ductape.adapter import AdapterError, Fault, Site, Tls, translated
 
-from ._config import KafkaConfig, Tls
+from ._config import KafkaConfig
 from ._wire import OPENING
 
-__all__ = ["CONNECT", "Options", "leave", "quietly", "reason"]
+__all__ = ["CONNECT", "Options", "leave", "plainly", "quietly", "reason"]
 
 CONNECT = 8.0
 """Seconds for connecting; the kernel allows 10."""
@@ -69,7 +69,7 @@ def _native(native: Mapping[str, object], kind: type) -> dict[str, Any]:
 def _security(config: KafkaConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if config.ssl:
-        found["ssl_context"] = _context(config.ssl)
+        found["ssl_context"] = Tls.of(config.ssl).context("ssl")
     if config.sasl is not None:
         found["sasl_mechanism"] = config.sasl.mechanism.upper()
         found["sasl_plain_username"] = config.sasl.username
@@ -77,21 +77,6 @@ def _security(config: KafkaConfig) -> dict[str, Any]:
     words = ("SASL" if config.sasl else "", "SSL" if config.ssl else "PLAINTEXT")
     found["security_protocol"] = "_".join(filter(None, words))
     return found
-
-
-def _context(tls: bool | Tls) -> ssl.SSLContext:
-    tls = tls if isinstance(tls, Tls) else Tls()
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.cert:
-            context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        text = f"config.ssl: a certificate or key cannot be read ({type(error).__name__})"
-        raise AdapterError(Fault.CONFIG, text) from error
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def quietly(call: Awaitable[object], seconds: float) -> bool:
@@ -105,6 +90,22 @@ async def quietly(call: Awaitable[object], seconds: float) -> bool:
         task.cancel()
         await asyncio.wait({task}, timeout=0.5)
     return bool(done) and not task.cancelled() and task.exception() is None
+
+
+def plainly(consumer: AIOKafkaConsumer) -> None:
+    """Have what is fetched handed out as it was read.
+
+    The client copies every record into a class of its own, which takes longer than reading it; both have offset,
+    timestamp, key, value and headers. What it fetches later it still copies.
+    """
+    for found in consumer._fetcher._records.values():
+        records = getattr(found, "_partition_records", None)  # an error has none, nor what was handed out whole
+        if records is not None:
+            records._consumer_record = _as_read
+
+
+def _as_read(_: object, record: Any) -> Any:
+    return record
 
 
 async def leave(consumer: AIOKafkaConsumer, seconds: float) -> None:

@@ -7,22 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from ductape.adapter import Secret
+from ductape.adapter import Secret, Tls
 
-__all__ = ["KafkaConfig", "Sasl", "Tls"]
-
-
-class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How connections are encrypted."""
-
-    ca: str | None = None
-    """Path of the certificates that vouch for the brokers; None: the system's."""
-    cert: str | None = None
-    """Path of the client's certificate."""
-    key: str | None = None
-    """Path of the client's key."""
-    verify: bool = True
-    """Check the brokers' certificates and names."""
+__all__ = ["KafkaConfig", "Sasl"]
 
 
 class Sasl(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +57,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: Naming the field.
         """
-        problem = _address_problem(self) or _topic_problem(self) or _tls_problem(self.ssl)
+        problem = _address_problem(self) or _topic_problem(self) or Tls.of(self.ssl).problem("ssl")
         if problem:
             raise ValueError(problem)
 
@@ -100,13 +87,4 @@ def _topic_problem(config: KafkaConfig) -> str:
     # Opening a receiver waits for what others drain, and the kernel allows it a minute.
     if not 0.0 < config.drain <= 30.0:
         return f"drain: {config.drain:g} is not between 0 and 30 seconds"
-    return ""
-
-
-def _tls_problem(tls: bool | Tls) -> str:
-    if isinstance(tls, Tls):
-        if tls.key and not tls.cert:
-            return "ssl.key: needs config.ssl.cert"
-        if tls.ca and not tls.verify:
-            return "ssl.verify: false makes config.ssl.ca useless; give one of them"
     return ""

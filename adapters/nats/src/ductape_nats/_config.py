@@ -7,26 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from ductape.adapter import Secret, SecretUrl
+from ductape.adapter import Secret, SecretUrl, Tls
 
-__all__ = ["NatsConfig", "Tls"]
+__all__ = ["NatsConfig"]
 
 SCHEMES = ("nats", "tls")
 OURS = frozenset(["servers", "allow_reconnect", "pending_size", "error_cb"])
 """Options of nats-py that the adapter cannot leave to others."""
-
-
-class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the connection is encrypted."""
-
-    ca: str | None = None
-    """Path of the certificates that vouch for the server; None: the system's."""
-    cert: str | None = None
-    """Path of the client's certificate."""
-    key: str | None = None
-    """Path of the client's key."""
-    verify: bool = True
-    """Check the server's certificate and name."""
 
 
 class NatsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +62,7 @@ class NatsConfig(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: Naming the field.
         """
-        problem = _server_problem(self) or _login_problem(self) or _stream_problem(self) or _tls_problem(self.tls)
+        problem = _server_problem(self) or _login_problem(self) or _stream_problem(self) or Tls.of(self.tls).problem()
         if not problem and (taken := sorted(OURS & set(self.native))):
             problem = f"native.{taken[0]}: is the adapter's own"
         if problem:
@@ -131,13 +118,4 @@ def _stream_problem(config: NatsConfig) -> str:
     for field in ("subject", "group", "name"):
         if getattr(config, field) == "":
             return f"{field}: is empty"
-    return ""
-
-
-def _tls_problem(tls: bool | Tls) -> str:
-    if isinstance(tls, Tls):
-        if tls.key and not tls.cert:
-            return "tls.key: needs config.tls.cert"
-        if tls.ca and not tls.verify:
-            return "tls.verify: false makes config.tls.ca useless; give one of them"
     return ""

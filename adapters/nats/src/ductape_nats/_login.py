@@ -9,9 +9,9 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
-from ductape.adapter import AdapterError, Fault
+from ductape.adapter import AdapterError, Fault, Tls
 
-from ._config import NatsConfig, Tls
+from ._config import NatsConfig
 
 __all__ = ["Login", "connect_fault", "options_of"]
 
@@ -45,39 +45,22 @@ def options_of(config: NatsConfig, name: str) -> dict[str, Any]:
         options |= {"user": config.user, "password": config.password.reveal()}
     if config.token is not None:
         options["token"] = config.token.reveal()
-    for field, path in _files(config).items():
-        _check_file(field, path)
     if config.creds is not None:
+        _check_file("creds", config.creds)
         options["user_credentials"] = config.creds
     if config.tls:
-        options["tls"] = _context(config.tls)
+        options["tls"] = Tls.of(config.tls).context()
     return options | dict(config.native) | {"allow_reconnect": False, "pending_size": 0}
 
 
-def _files(config: NatsConfig) -> dict[str, str]:
-    tls = config.tls if isinstance(config.tls, Tls) else Tls()
-    named = {"creds": config.creds, "tls.ca": tls.ca, "tls.cert": tls.cert, "tls.key": tls.key}
-    return {field: path for field, path in named.items() if path is not None}
-
-
 def _check_file(field: str, path: str) -> None:
-    """See that a file can be read: what nats-py and ssl say names none, or is taken for a broken network."""
+    """See that a file can be read: what nats-py says names none, or is taken for a broken network."""
     try:
         with open(path, "rb"):
             pass
     except OSError as error:
         text = f"config.{field}: {path!r} cannot be read ({error.strerror or type(error).__name__})"
         raise AdapterError(Fault.CONFIG, text) from error
-
-
-def _context(tls: bool | Tls) -> ssl.SSLContext:
-    tls = tls if isinstance(tls, Tls) else Tls()
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert is not None:
-        context.load_cert_chain(tls.cert, tls.key)
-    if not tls.verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
 
 
 def connect_fault(error: Exception, errors: list[Exception], config: NatsConfig) -> AdapterError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ductape.adapter import Adapter, Capabilities, Connection, Count, Durability, Groups, Order, Site
+from ductape.adapter import Adapter, Capabilities, Connection, Count, Durability, Groups, Order, Site, Tls
 
-from ._config import RabbitMQConfig, Tls
+from ._config import RabbitMQConfig
 
 __all__ = ["RabbitMQAdapter", "RabbitMQConfig", "Tls"]
 

@@ -9,26 +9,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from ductape.adapter import Secret, SecretUrl
+from ductape.adapter import Secret, SecretUrl, Tls
 
-__all__ = ["CHARACTERS", "NAME", "RabbitMQConfig", "Tls"]
+__all__ = ["CHARACTERS", "NAME", "RabbitMQConfig"]
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.:@#,/+ -]*")
 """The names of queues and exchanges that pamqp can say."""
 CHARACTERS: Final = "ASCII letters, digits, spaces and _.:@#,/+-"
-
-
-class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the connection is encrypted."""
-
-    ca: str | None = None
-    """Path of the certificates that vouch for the server; None: the system's."""
-    cert: str | None = None
-    """Path of the client's certificate."""
-    key: str | None = None
-    """Path of the client's key."""
-    verify: bool = True
-    """Check the server's certificate and name."""
 
 
 class RabbitMQConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +57,7 @@ class RabbitMQConfig(msgspec.Struct, frozen=True, kw_only=True):
             ValueError: Naming the field.
         """
         problem = _url_problem(self) if self.url else _address_problem(self)
-        problem = problem or _names_problem(self) or _bounds_problem(self) or _tls_problem(self.tls)
+        problem = problem or _names_problem(self) or _bounds_problem(self) or Tls.of(self.tls).problem()
         if problem:
             raise ValueError(problem)
 
@@ -133,13 +120,4 @@ def _bounds_problem(config: RabbitMQConfig) -> str:
         return f"consumer_timeout: {config.consumer_timeout:g} is not between 1 second and a year"
     if config.max_message_size is not None and not 0 < config.max_message_size <= 512 * 1024 * 1024:
         return f"max_message_size: {config.max_message_size} is not between 1 and 512 MiB"
-    return ""
-
-
-def _tls_problem(tls: bool | Tls) -> str:
-    if isinstance(tls, Tls):
-        if tls.key and not tls.cert:
-            return "tls.key: needs config.tls.cert"
-        if tls.ca and not tls.verify:
-            return "tls.verify: false makes config.tls.ca useless; give one of them"
     return ""

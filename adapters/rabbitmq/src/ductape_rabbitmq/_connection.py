@@ -30,10 +30,11 @@ from ductape.adapter import (
     Removable,
     Sender,
     Site,
+    Tls,
 )
 
 from . import RabbitMQAdapter
-from ._config import RabbitMQConfig, Tls
+from ._config import RabbitMQConfig
 from ._link import BOUND, CONNECT, GOODBYE, Endpoint, Link
 from ._receiver import RabbitMQReceiver
 from ._sender import RabbitMQSender
@@ -74,9 +75,6 @@ class RabbitMQConnection(Connection, Removable):
         except (TypeError, ValueError) as error:  # the text may quote the URL
             text = f"config: aio-pika refuses the url or the native options ({type(error).__name__})"
             raise AdapterError(Fault.CONFIG, text) from None
-        except OSError as error:
-            text = f"config.tls: a certificate or key cannot be read ({type(error).__name__})"
-            raise AdapterError(Fault.CONFIG, text) from error
         connection = cls(config, site, client, endpoint)
         try:
             await connection._consume.open()
@@ -191,17 +189,12 @@ def _url(config: RabbitMQConfig) -> URL:
 
 def _context(tls: bool | Tls, query: Mapping[str, str]) -> ssl.SSLContext:
     """Make the TLS context of `Tls`, or of the options that aio-pika has in a URL."""
-    if isinstance(tls, Tls):
-        ca, cert, key, verify = tls.ca, tls.cert, tls.key, tls.verify
-    else:
+    if not isinstance(tls, Tls):
         ca, cert, key = query.get("cafile"), query.get("certfile"), query.get("keyfile")
-        verify = query.get("no_verify_ssl", "0") == "0"
-    context = ssl.create_default_context(cafile=ca, capath=query.get("capath"))
-    if cert:
-        context.load_cert_chain(cert, key)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        tls = Tls(ca=ca, cert=cert, key=key, verify=query.get("no_verify_ssl", "0") == "0")
+    context = tls.context()
+    if "capath" in query:
+        context.load_verify_locations(capath=query["capath"])
     return context
 
 

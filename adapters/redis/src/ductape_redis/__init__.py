@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ductape.adapter import Adapter, Capabilities, Connection, Count, Durability, Groups, Order, Site
+from ductape.adapter import Adapter, Capabilities, Connection, Count, Durability, Groups, Order, Site, Tls
 
-from ._config import RedisConfig, Tls
+from ._config import RedisConfig
 
 __all__ = ["RedisAdapter", "RedisConfig", "Tls"]
 

@@ -7,22 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from ductape.adapter import Secret, SecretUrl
+from ductape.adapter import Secret, SecretUrl, Tls
 
-__all__ = ["RedisConfig", "Tls"]
-
-
-class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the connection is encrypted."""
-
-    ca: str | None = None
-    """Path of the certificates that vouch for the server; None: the system's."""
-    cert: str | None = None
-    """Path of the client's certificate."""
-    key: str | None = None
-    """Path of the client's key."""
-    verify: bool = True
-    """Check the server's certificate and name."""
+__all__ = ["RedisConfig"]
 
 
 class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +51,7 @@ class RedisConfig(msgspec.Struct, frozen=True, kw_only=True):
             ValueError: Naming the field.
         """
         problem = _url_problem(self) if self.url else _address_problem(self)
-        problem = problem or _stream_problem(self) or _tls_problem(self.tls)
+        problem = problem or _stream_problem(self) or Tls.of(self.tls).problem()
         if problem:
             raise ValueError(problem)
 
@@ -104,13 +91,4 @@ def _stream_problem(config: RedisConfig) -> str:
             return f"{field}: is empty"
     if config.mode == "pubsub" and config.body_field:
         return "body_field: pub/sub messages have no fields"
-    return ""
-
-
-def _tls_problem(tls: bool | Tls) -> str:
-    if isinstance(tls, Tls):
-        if tls.key and not tls.cert:
-            return "tls.key: needs config.tls.cert"
-        if tls.ca and not tls.verify:
-            return "tls.verify: false makes config.tls.ca useless; give one of them"
     return ""

@@ -29,10 +29,11 @@ from ductape.adapter import (
     Removable,
     Sender,
     Site,
+    Tls,
 )
 
 from . import RedisAdapter
-from ._config import RedisConfig, Tls
+from ._config import RedisConfig
 from ._hub import Hub
 from ._keeper import Keeper
 from ._link import CONNECT, Endpoint, Link, pack, reply_fault
