@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no annotations
 import grpc.aio  # type: ignore[import-untyped]  # as above
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from google.protobuf import any_pb2, empty_pb2  # type: ignore[import-untyped]  # as above
 from google.pubsub_v1.types import pubsub as types
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # as above
@@ -58,7 +62,9 @@ Answer = Callable[[Any], Any]
 class Fake:
     """A Pub/Sub service that answers by script, for what no emulator does. Every request is kept, by method."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Any = None) -> None:
+        """Prepare; `tls` are the server's gRPC credentials, where it has some."""
+        self._tls = tls
         self.seen: dict[str, list[Any]] = defaultdict(list)
         self.metadata: list[tuple[str, str]] = []
         self.scripts: dict[str, Answer] = {"Publish": self._published, "Pull": self._pulled}
@@ -81,7 +87,10 @@ class Fake:
             }
             generic = grpc.method_handlers_generic_handler(f"google.pubsub.v1.{service}", handlers)
             self._server.add_generic_rpc_handlers((generic,))
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if self._tls is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            self.port = self._server.add_secure_port("127.0.0.1:0", self._tls)
         await self._server.start()
         return self
 
@@ -191,6 +200,26 @@ async def scripted(fake: Fake) -> AsyncIterator[World]:
         yield world
     finally:
         await world.stack.aclose()
+
+
+def key_file(folder: Path, **more: Any) -> str:
+    """Make a service account's key, and return its path."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    info = {
+        "type": "service_account",
+        "project_id": "shop",
+        "private_key_id": "1",
+        "private_key": pem,
+        "client_email": "ductape@shop.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": "http://127.0.0.1:1/token",
+    }
+    path = folder / "key.json"
+    path.write_text(json.dumps({**info, **more}))
+    return str(path)
 
 
 def event(group: str = "billing", **more: Any) -> Channel:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no annotations
+import pytest
 from google.pubsub_v1.types import pubsub as types
 
 from ductape.adapter import Connection
-from ductape_conformance import Harness, suite
+from ductape_conformance import Harness, random_suite, suite
 from ductape_conformance.proxy import TcpProxy
 
 MEMORY = "the emulator keeps everything in memory: a killed one has forgotten it"
@@ -85,3 +86,5 @@ class PubSubHarness(Harness):
 test_pubsub = suite(PubSubHarness)
 test_exactly_once = suite(PubSubHarness, exactly_once=True, only=("settle.", "lease.lost", "order.kept"))
 test_uncounted = suite(PubSubHarness, dead_letter_policy=False, only=("settle.release", "settle.count", "retry."))
+# Leases of 2 s run out in real time: a history takes some seconds.
+test_random = pytest.mark.timeout(240)(random_suite(PubSubHarness, examples=8))

@@ -4,22 +4,22 @@ import asyncio
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ductape.adapter import AdapterError, Fault
 from ductape_google_pubsub import GooglePubSubAdapter, GooglePubSubConfig
 from tests.brokers.server import free_port
 
-from .conftest import site
+from .conftest import key_file, site
 
 
 @pytest.mark.parametrize(
@@ -121,25 +121,6 @@ def token_server() -> Iterator[TokenServer]:
     server.server_close()
 
 
-def key_file(folder: Path, **more: Any) -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    info = {
-        "type": "service_account",
-        "project_id": "shop",
-        "private_key_id": "1",
-        "private_key": pem,
-        "client_email": "ductape@shop.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": "http://127.0.0.1:1/token",
-    }
-    path = folder / "key.json"
-    path.write_text(json.dumps({**info, **more}))
-    return str(path)
-
-
 async def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     error = await refused(key_filename=str(tmp_path / "none.json"))
     assert error.fault is Fault.CONFIG
@@ -176,6 +157,16 @@ async def test_a_token_server_that_is_away_is_transient(tmp_path: Path) -> None:
     error = await refused(key_filename=key_file(tmp_path, token_uri=f"http://127.0.0.1:{free_port()}/token"))
     assert error.fault is Fault.TRANSIENT
     assert "the token endpoint cannot be reached" in str(error)
+
+
+async def test_a_token_server_that_is_silent_is_given_up_and_leaves_no_thread_waiting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/token"
+        began = time.monotonic()
+        error = await refused(key_filename=key_file(tmp_path, token_uri=uri))
+        assert time.monotonic() - began < 8.0
+    assert error.fault is Fault.TRANSIENT
+    assert "TransportError" in str(error), "the library gave up, and not only we who wait for its thread"
 
 
 def test_a_token_that_cannot_be_had_later_is_told_by_class_alone() -> None:

@@ -12,7 +12,7 @@ import pytest
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient
 from google.pubsub_v1.types import pubsub as types
 
-from ductape import Ductape, Event, Reject
+from ductape import Ductape, Event, Reject, Retry
 from ductape.adapter import AdapterError, Connection, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
 from ductape_conformance.proxy import TcpProxy
 from tests.brokers.server import Server
@@ -135,6 +135,39 @@ async def test_a_foreign_subscription_is_used_as_it_is(world: World) -> None:
     await settle(receiver, [got])
 
 
+async def test_all_attempts_are_made_here_where_a_foreign_policy_allows_fewer(world: World) -> None:
+    other = await raw(world)
+    for topic in ("orders", "theirs"):
+        await other.publisher.create_topic(name=other.topic(topic))
+    await other.subscribe("kept", "theirs")
+    policy = types.DeadLetterPolicy(dead_letter_topic=other.topic("theirs"), max_delivery_attempts=5)
+    await other.subscribe("billing", "orders", ack_deadline_seconds=10, dead_letter_policy=policy)
+    config = {"projectId": world.project, "emulatorHost": world.address, "poll": 0.2}
+    config |= {"topicName": "orders", "subscriptionName": "billing"}
+    ductape = Ductape(product="shop", env="dev")
+    await ductape.broker.create(tag="b", envs=[{"slug": "dev", "type": "GOOGLE_PUBSUB", "config": config}])
+    await ductape.broker.topic.create(tag="b:orders")
+    attempts: list[int] = []
+
+    async def fail(message: object, event: Event[Any]) -> None:
+        attempts.append(event.attempt)
+        raise RuntimeError
+
+    async def buried() -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        while not found:
+            found = [(letter.reason, letter.attempts) async for letter in ductape.event.dead("b:orders")]
+        return found
+
+    async with ductape:
+        retry = Retry(attempts=6, delay=1.0, factor=1.0)
+        await ductape.event.subscribe("b:orders", callback=fail, retry=retry)
+        await ductape.event.publish("b:orders", {})
+        assert await asyncio.wait_for(buried(), 40) == [("exhausted", 6)]
+    assert attempts == [1, 2, 3, 4, 5, 6]
+    assert await other.pull("kept") == []
+
+
 async def test_a_subscription_of_another_topic_is_refused_by_name(world: World) -> None:
     other = await raw(world)
     await other.subscribe("orders.billing", "parcels")
@@ -228,6 +261,17 @@ async def test_closing_gives_back_what_is_not_settled(world: World) -> None:
     await receiver.close()
     fresh = await world.receiver(connection)
     assert sorted(bodies(await take(fresh, 3, within=5.0))) == sorted(bodies(got[2:]))
+
+
+async def test_what_comes_late_into_a_long_poll_still_has_a_lease(world: World) -> None:
+    connection = await world.connect(lease=1, poll=3.0)
+    receiver = await world.receiver(connection)
+    for number in range(3):
+        assert await receiver.receive(1, 1.2) == []
+        await publish(connection, record(number))
+        (got,) = await take(receiver, 1, within=2.0)
+        assert got.count == 1
+        assert await settle(receiver, [got]) == [None]
 
 
 @pytest.mark.parametrize("member", ["stays", "leaves"])

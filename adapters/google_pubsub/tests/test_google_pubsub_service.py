@@ -11,7 +11,7 @@ from google.pubsub_v1.types import pubsub as types
 from grpc import ChannelConnectivity  # type: ignore[import-untyped]  # as below
 
 from ductape import Ductape
-from ductape.adapter import AdapterError, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
+from ductape.adapter import AdapterError, Channel, Count, Fault, Order, Outgoing, Settlement, Stored, Verdict
 from ductape.errors import CapabilityError
 from ductape_google_pubsub._access import Access
 from tests.contract import record, settle, take
@@ -86,6 +86,7 @@ async def test_after_a_refused_record_of_a_key_nothing_later_of_it_is_stored(scr
         ("RESOURCE_EXHAUSTED", Fault.TRANSIENT),
         ("UNAVAILABLE", Fault.AMBIGUOUS),
         ("ABORTED", Fault.AMBIGUOUS),
+        ("DEADLINE_EXCEEDED", Fault.AMBIGUOUS),
         ("PERMISSION_DENIED", Fault.CONFIG),
         ("UNAUTHENTICATED", Fault.CONFIG),
         ("NOT_FOUND", Fault.LOST),
@@ -126,6 +127,61 @@ async def test_ids_that_an_exactly_once_subscription_refuses_are_answered_alone(
     del fake.scripts["Acknowledge"]
     assert await settle(receiver, got[:1]) == [None]
     assert list(fake.seen["Acknowledge"][-1].ack_ids) == ["ack1"]
+
+
+async def test_what_a_call_that_failed_for_now_does_not_name_is_told_again(scripted: World, fake: Fake) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(3):
+        fake.message(b"%d" % number)
+    got = await take(receiver, 3)
+    fake.scripts["Acknowledge"] = refuse("ABORTED", ids={"ack2": "PERMANENT_FAILURE_INVALID_ACK_ID"})
+    answers = await settle(receiver, got)
+    assert [answer and answer.fault for answer in answers] == [Fault.TRANSIENT, Fault.LOST, Fault.TRANSIENT]
+
+
+async def test_leases_that_an_exactly_once_subscription_does_not_renew_are_answered_alone(
+    scripted: World, fake: Fake
+) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(3):
+        fake.message(b"%d" % number)
+    got = await take(receiver, 3)
+    before = [one.leased_until for one in got]
+    ids = {"ack1": "PERMANENT_FAILURE_INVALID_ACK_ID", "ack3": "TRANSIENT_FAILURE_OTHER"}
+    fake.scripts["ModifyAckDeadline"] = refuse("FAILED_PRECONDITION", ids=ids)
+    answers = list(await receiver.extend(got))
+    assert [answer and answer.fault for answer in answers] == [Fault.LOST, None, Fault.TRANSIENT]
+    renewed = [one.leased_until != was for one, was in zip(got, before, strict=True)]
+    assert renewed == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("RESOURCE_EXHAUSTED", Fault.TRANSIENT),
+        ("UNAVAILABLE", Fault.TRANSIENT),
+        ("ABORTED", Fault.TRANSIENT),
+        ("DEADLINE_EXCEEDED", Fault.TRANSIENT),
+        ("PERMISSION_DENIED", Fault.CONFIG),
+        ("NOT_FOUND", Fault.LOST),
+    ],
+)
+async def test_a_failed_settlement_says_what_it_means_and_is_not_repeated_here(
+    scripted: World, fake: Fake, code: str, fault: Fault
+) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(2):
+        fake.message(b"%d" % number)
+    got = await take(receiver, 2)
+    fake.scripts["Acknowledge"] = fake.scripts["ModifyAckDeadline"] = refuse(code, "for a reason")
+    for verdict, name in ((Verdict.ACK, "Acknowledge"), (Verdict.RETRY, "ModifyAckDeadline")):
+        answers = await settle(receiver, got, verdict, 1.0)
+        assert [answer and answer.fault for answer in answers] == [fault, fault]
+        assert f"subscriptions/orders.billing: {code}: for a reason" in str(answers[0])
+        assert len(fake.seen[name]) == 1, "repeating is the kernel's"
 
 
 async def test_one_malformed_id_spoils_no_other(scripted: World, fake: Fake) -> None:
@@ -279,6 +335,20 @@ async def test_what_was_lost_of_a_lease_is_not_extended(scripted: World, fake: F
     assert [list(request.ack_ids) for request in fake.seen["ModifyAckDeadline"]] == [["ack2"]]
 
 
+async def test_what_was_lost_of_a_lease_is_not_given_back_but_acknowledged(scripted: World, fake: Fake) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(3):
+        fake.message(b"%d" % number)
+    lapsed, late, ours = await take(receiver, 3)
+    lapsed.leased_until = late.leased_until = 0.0
+    verdicts = ((lapsed, Verdict.RETRY), (late, Verdict.ACK), (ours, Verdict.RETRY))
+    answers = await receiver.settle([Settlement(one, verdict, 1.0) for one, verdict in verdicts])
+    assert [answer and answer.fault for answer in answers] == [Fault.LOST, None, None]
+    assert [list(request.ack_ids) for request in fake.seen["ModifyAckDeadline"]] == [["ack3"]]
+    assert [list(request.ack_ids) for request in fake.seen["Acknowledge"]] == [["ack2"]]
+
+
 async def test_a_lease_is_extended_by_what_the_subscription_gives_not_the_config(scripted: World, fake: Fake) -> None:
     connection = await scripted.connect(lease=60)
     receiver = await scripted.receiver(connection)
@@ -340,6 +410,51 @@ async def test_where_nothing_may_be_looked_at_or_created_the_roles_are_told(scri
     assert told.value.fault is Fault.CONFIG
 
 
+NO_PROJECT = "Requested project not found or user does not have access to it (project=scripted)"
+"""What Google says of a project that does not exist."""
+
+
+async def test_a_project_that_does_not_exist_is_told_when_connecting(scripted: World, fake: Fake) -> None:
+    fake.scripts["GetTopic"] = refuse("NOT_FOUND", NO_PROJECT)
+    with pytest.raises(AdapterError, match=r"project=scripted\)\. Check config\.project_id") as told:
+        await scripted.connect()
+    assert told.value.fault is Fault.CONFIG
+
+
+async def test_a_topic_in_a_project_that_does_not_exist_is_not_created(scripted: World, fake: Fake) -> None:
+    connection = await scripted.connect()
+    fake.scripts["GetTopic"] = refuse("NOT_FOUND", NO_PROJECT)
+    with pytest.raises(AdapterError, match=r"Check config\.project_id") as told:
+        await connection.declare(Channel(name="projects/other/topics/orders", group="billing"))
+    assert told.value.fault is Fault.CONFIG
+    assert fake.seen["CreateTopic"] == []
+
+
+@pytest.mark.parametrize(
+    ("attempts", "count", "delay"),
+    [(100, Count.APPROXIMATE, 600.0), (5, Count.APPROXIMATE, 0.0), (None, Count.NONE, 0.0)],
+)
+async def test_failures_are_given_back_only_where_the_service_does_not_take_them_away_first(
+    scripted: World, fake: Fake, caplog: pytest.LogCaptureFixture, attempts: int | None, count: Count, delay: float
+) -> None:
+    policy = {"dead_letter_topic": "projects/scripted/topics/theirs", "max_delivery_attempts": attempts}
+    fake.scripts["GetSubscription"] = lambda request: types.Subscription(
+        name=request.subscription,
+        topic="projects/scripted/topics/orders",
+        ack_deadline_seconds=10,
+        dead_letter_policy=policy if attempts else None,
+    )
+    connection = await scripted.connect()
+    for _ in range(2):
+        await connection.declare(event())
+    can = connection.capabilities(event())
+    assert can is not None
+    assert (can.count, can.retry_delay) == (count, delay)
+    warned = [one.getMessage() for one in caplog.records if "max_delivery_attempts" in one.getMessage()]
+    assert len(warned) == (attempts == 5), "once"
+    assert all("orders.billing: after 5 deliveries" in each for each in warned)
+
+
 async def test_a_login_that_is_refused_is_a_config_fault_at_once(scripted: World, fake: Fake) -> None:
     fake.scripts["GetTopic"] = refuse("UNAUTHENTICATED", "no")
     with pytest.raises(AdapterError, match=r"UNAUTHENTICATED.*key_filename") as told:
@@ -396,7 +511,7 @@ async def test_throttling_and_partial_failures_lose_nothing_and_repeat_nothing(f
         refused = ids[::3] if every(2, "Acknowledge") else []
         acknowledged.extend(id_ for id_ in ids if id_ not in refused)
         if refused:
-            return refuse("ABORTED", ids=dict.fromkeys(refused, "TRANSIENT_FAILURE_OTHER"))(request)
+            return refuse("FAILED_PRECONDITION", ids=dict.fromkeys(refused, "TRANSIENT_FAILURE_OTHER"))(request)
         return empty_pb2.Empty()
 
     fake.scripts["Publish"] = publish

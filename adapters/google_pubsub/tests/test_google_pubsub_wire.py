@@ -108,6 +108,8 @@ def test_what_comes_back_has_a_deadline_that_is_never_early(
             Fault.TRANSIENT,
         ),
         ("UNAVAILABLE", "metadata from plugin failed with error: RefreshError, refused", True, Fault.CONFIG),
+        ("UNAVAILABLE", "failed to connect: CERTIFICATE_VERIFY_FAILED", True, Fault.CONFIG),
+        ("NOT_FOUND", "Requested project not found or user does not have access", False, Fault.CONFIG),
         ("DEADLINE_EXCEEDED", "", True, Fault.AMBIGUOUS),
         ("DEADLINE_EXCEEDED", "", False, Fault.TRANSIENT),
         ("RESOURCE_EXHAUSTED", "quota", True, Fault.TRANSIENT),
@@ -132,6 +134,8 @@ def test_texts_name_place_and_code_and_show_no_payload() -> None:
     assert "hunter2" not in shown
     token = str(fault_of("UNAVAILABLE", "Getting metadata from plugin failed with error: hunter2", "t"))
     assert "hunter2" not in token
+    assert "token endpoint" in token
+    assert "config.project_id" in str(fault_of("NOT_FOUND", "Requested project not found (project=shop)", "t"))
     assert "roles/pubsub" in str(fault_of("PERMISSION_DENIED", "", "t"))
 
 

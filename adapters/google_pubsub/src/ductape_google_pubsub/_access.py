@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ __all__ = ["Access", "Login"]
 SCOPE: Final = "https://www.googleapis.com/auth/pubsub"
 LOGIN: Final = 8.5
 """Seconds for finding credentials and a first token."""
+TOKEN: Final = 4.0
+"""Seconds in which a token endpoint must answer: the library waits two minutes, and so would a process that ends."""
 
 _OPTIONS: Final[dict[str, str | int]] = {
     "grpc.max_receive_message_length": -1,
@@ -95,7 +98,7 @@ class Access:
     def close(self) -> None:
         """Close what fetches tokens. Idempotent."""
         if self._request is not None:
-            self._request.session.close()
+            self._request.func.session.close()
 
 
 class Login(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpcio ships no annotations
@@ -129,7 +132,7 @@ def _login(key_filename: str | None) -> tuple[Any, str | None, Any]:
     from google.auth import exceptions
     from google.auth.transport.requests import Request
 
-    request = Request()
+    request: Any = partial(Request(), timeout=TOKEN)
     try:
         if key_filename is not None:
             credentials, project = _key(key_filename)
@@ -137,7 +140,7 @@ def _login(key_filename: str | None) -> tuple[Any, str | None, Any]:
             credentials, project = google.auth.default(scopes=[SCOPE], request=request)
         credentials.refresh(request)
     except BaseException as error:
-        request.session.close()
+        request.func.session.close()
         if isinstance(error, exceptions.DefaultCredentialsError):
             text = (
                 "no default credentials: set config.key_filename or GOOGLE_APPLICATION_CREDENTIALS, run "

@@ -27,7 +27,7 @@ class GooglePubSubConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease: int = 30
     """Seconds after which a message whose consumer is silent goes to another member of its group."""
     poll: float = 3.0
-    """Seconds for which a poll that finds nothing is held open; stopping waits for it."""
+    """Seconds for which a poll that finds nothing is held open, at most a third of the lease; stopping waits for it."""
     exactly_once: bool = False
     """Create subscriptions with exactly-once delivery: acknowledgements are confirmed, at a higher latency."""
     dead_letter_policy: bool = True

@@ -10,6 +10,7 @@ from ductape.adapter import (
     Capabilities,
     Channel,
     Connection,
+    Fault,
     Intake,
     Order,
     Purpose,
@@ -94,7 +95,8 @@ class GooglePubSubConnection(Connection, Removable):
         try:
             await self._api.get_topic(TopicRequest(topic=name), timeout=CALL / 2, where=name)
         except AdapterError as error:
-            if code_of(error) not in ("NOT_FOUND", "PERMISSION_DENIED"):  # rights are for those who use them
+            missing = code_of(error) == "NOT_FOUND" and error.fault is Fault.LOST  # CONFIG: its whole project is
+            if not missing and code_of(error) != "PERMISSION_DENIED":  # rights are for those who use them
                 raise
 
     async def close(self) -> None:

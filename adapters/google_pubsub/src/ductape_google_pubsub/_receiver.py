@@ -54,8 +54,9 @@ class PullReceiver(Receiver):
         self.epoch = Epoch(name, site.clock)
         self._api, self._polls, self._name, self._facts, self._window = api, polls, name, facts, window
         self._poller = polls.join()
-        self._config, self._clock, self._log = config, site.clock, site.log
+        self._clock, self._log = site.clock, site.log
         self._lease = int(facts.lease)
+        self._hold = min(config.poll, facts.lease / 3)  # a lease counts from a poll's begin: see `_pull`
         self._bound = min(CALL, max(1.0, facts.lease / 3)) * 0.95
         self._topic = name.rpartition("/")[2]
         self._held: dict[Delivery, None] = {}
@@ -103,7 +104,7 @@ class PullReceiver(Receiver):
     async def _pull(self, room: int) -> None:
         began = self._clock.now()
         request = PullRequest(subscription=self._name, max_messages=room)
-        hold = self._config.poll
+        hold = self._hold
         try:
             reply = await self._poller.pull(request, timeout=hold + SLACK, where=self._name)
         except AdapterError as error:
@@ -140,26 +141,30 @@ class PullReceiver(Receiver):
 
     async def _settle(self, settlements: Sequence[Settlement]) -> Answers:
         calls: dict[int | None, list[str]] = {}
-        ordered, epoch = self._facts.ordered, self.epoch
-        for settlement in settlements:
-            delivery = settlement.delivery
-            if delivery.epoch is epoch:
-                seconds = None if settlement.verdict is Verdict.ACK else seconds_of(settlement, ordered=ordered)
-                ids = calls.get(seconds)
-                if ids is None:
-                    ids = calls[seconds] = []
-                ids.append(delivery.token)  # type: ignore[arg-type]  # ours: see delivery_of
-        failed = await self._tell(calls)
+        done: list[str] = []
         answers: Answers = [None] * len(settlements)
+        ordered, epoch, held, now = self._facts.ordered, self.epoch, self._held, self._clock.now()
         for place, settlement in enumerate(settlements):
             delivery = settlement.delivery
+            token: str = delivery.token  # type: ignore[assignment]  # ours: see delivery_of
             if delivery.epoch is not epoch:
                 answers[place] = AdapterError(Fault.LOST, "the message is not with this receiver")
-                continue
-            answer = failed.get(delivery.token) if failed else None  # type: ignore[call-overload]  # as above
-            answers[place] = answer
+            elif settlement.verdict is Verdict.ACK:
+                done.append(token)  # one that comes late is often taken yet
+            elif (delivery.leased_until or 0.0) <= now:
+                answers[place] = _over()
+            else:
+                calls.setdefault(seconds_of(settlement, ordered=ordered), []).append(token)
+        if done:
+            calls[None] = done
+        failed = await self._tell(calls)
+        for place, settlement in enumerate(settlements):
+            delivery = settlement.delivery
+            if failed and answers[place] is None:
+                answers[place] = failed.get(delivery.token)  # type: ignore[call-overload]  # as above
+            answer = answers[place]
             if answer is None or answer.fault is Fault.LOST:
-                self._held.pop(delivery, None)
+                held.pop(delivery, None)
         return answers
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Answers:
@@ -170,7 +175,7 @@ class PullReceiver(Receiver):
         answers: Answers = []
         for each in deliveries:
             if (each.leased_until or 0.0) <= now:
-                answer: AdapterError | None = AdapterError(Fault.LOST, "the lease ran out")
+                answer: AdapterError | None = _over()
             else:
                 answer = failed.get(each.token)  # type: ignore[call-overload]  # as above
             if answer is None:
@@ -208,7 +213,8 @@ class PullReceiver(Receiver):
                 await api.deadline(request, timeout=left, where=name)
         except AdapterError as error:
             if named := details_of(error, name):
-                return named
+                # The others are done, unless the call failed for now: those are told again, as Google's library does.
+                return dict.fromkeys(ids, error) | named if error.fault is Fault.TRANSIENT else named
             if code_of(error) != "INVALID_ARGUMENT":
                 return dict.fromkeys(ids, error)
             if len(ids) == 1:
@@ -223,7 +229,7 @@ class PullReceiver(Receiver):
         """Take no more, and wait for the poll that is open: what is on its way is handed over."""
         self._stopped = True
         if self._poll is not None:
-            await self._until(self._poll, self._config.poll + SLACK + 0.1)
+            await self._until(self._poll, self._hold + SLACK + 0.1)
 
     async def close(self) -> None:
         """Give back what is not settled, and end the epoch."""
@@ -255,3 +261,7 @@ class PullReceiver(Receiver):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "stopped" if self._stopped else "open"
         return f"<PullReceiver {self.epoch.label} {state} held={len(self._held)} buffered={len(self._buffer)}>"
+
+
+def _over() -> AdapterError:
+    return AdapterError(Fault.LOST, "the lease ran out")

@@ -26,6 +26,12 @@ __all__ = ["Facts", "Topology"]
 
 ATTEMPTS: Final = 100
 """Deliveries after which the service itself moves a message to the dead letters: the most that it takes."""
+UNSAID: Final = 5
+"""The same where a policy does not say."""
+FEW: Final = (
+    "%s: after %d deliveries, those to consumers that died included, the service itself moves a message to this "
+    "subscription's dead-letter topic, and not to ductape's dead letters; set max_delivery_attempts to 100"
+)
 RETENTION: Final = 7 * 86_400
 DEADLINE: Final = 10.0
 """Seconds: the least deadline that a subscription can have on the service; assumed where it may not be looked at."""
@@ -37,7 +43,8 @@ class Facts(NamedTuple):
     lease: float = DEADLINE
     ordered: bool = False
     exact: bool = False
-    counted: bool = False
+    attempts: int = 0
+    """Deliveries after which the service moves a message away; 0: never, and then it does not count them."""
 
 
 class Topology:
@@ -57,16 +64,17 @@ class Topology:
         events = channel.purpose is Purpose.EVENTS
         config = self._config
         facts = self._facts.get(self._names.subscription(channel, channel.group)) or Facts(
-            config.lease, events, config.exactly_once, config.dead_letter_policy
+            config.lease, events, config.exactly_once, ATTEMPTS if config.dead_letter_policy else 0
         )
-        # Only a counted delivery can be given back to wait: uncounted, every return would be a first attempt.
-        counted = facts.counted and events
+        # Only a counted delivery can be given back to wait: uncounted, every return would be a first attempt. And only
+        # if a retry policy may go on for as long as it likes: else the service takes the message away before its end.
+        given_back = events and facts.attempts >= ATTEMPTS
         return msgspec.structs.replace(
             most,
             order=Order.KEY if events and facts.ordered else Order.NONE,
-            count=Count.APPROXIMATE if counted else Count.NONE,
-            retry_delay=most.retry_delay if counted else 0.0,
-            retry_step=most.retry_step if counted else 0.0,
+            count=Count.APPROXIMATE if events and facts.attempts else Count.NONE,
+            retry_delay=most.retry_delay if given_back else 0.0,
+            retry_step=most.retry_step if given_back else 0.0,
             confirmed_ack=facts.exact,
             lease=facts.lease,
         )
@@ -77,7 +85,10 @@ class Topology:
         await self._topic(topic)
         if channel.group:
             name = self._names.subscription(channel, channel.group)
-            self._facts[name] = await self._subscription(name, topic, channel)
+            facts = await self._subscription(name, topic, channel)
+            if 0 < facts.attempts < ATTEMPTS and facts != self._facts.get(name):
+                self._site.log.warning(FEW, name, facts.attempts)
+            self._facts[name] = facts
 
     async def remove(self, channel: Channel) -> None:
         """Delete the group's subscription, and its private topics with theirs."""
@@ -124,7 +135,7 @@ class Topology:
             float(found.ack_deadline_seconds),
             found.enable_message_ordering,
             found.enable_exactly_once_delivery,
-            bool(found.dead_letter_policy.dead_letter_topic),
+            _attempts(found.dead_letter_policy),
         )
 
     async def _wanted(self, name: str, topic: str, channel: Channel) -> Any:
@@ -151,7 +162,7 @@ class Topology:
             return await get(request, timeout=CALL, where=name), False
         except AdapterError as error:
             code = code_of(error)
-            if code == "NOT_FOUND":
+            if code == "NOT_FOUND" and error.fault is Fault.LOST:  # CONFIG: its whole project is missing
                 return None, False
             if code == "PERMISSION_DENIED":
                 if not self._site.create:
@@ -173,6 +184,10 @@ class Topology:
             if code == "ALREADY_EXISTS":
                 return None
             if code == "PERMISSION_DENIED":
-                text = f"{name}: may be neither looked at nor created: grant roles/pubsub.editor, or say create: false"
-                raise AdapterError(Fault.CONFIG, text) from error
+                text = f"{name}: may be neither looked at nor created: check config.project_id, grant "
+                raise AdapterError(Fault.CONFIG, text + "roles/pubsub.editor, or say create: false") from error
             raise
+
+
+def _attempts(policy: Any) -> int:
+    return (policy.max_delivery_attempts or UNSAID) if policy.dead_letter_topic else 0

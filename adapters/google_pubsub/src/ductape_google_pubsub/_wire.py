@@ -37,13 +37,18 @@ _TRANSIENT: Final = {
 _CONFIG: Final = {"PERMISSION_DENIED", "UNAUTHENTICATED", "FAILED_PRECONDITION", "UNIMPLEMENTED", "OUT_OF_RANGE"}
 _ADVICE: Final = {
     "PERMISSION_DENIED": "Grant the account roles/pubsub.publisher and roles/pubsub.subscriber, and "
-    "roles/pubsub.editor where ductape creates topics and subscriptions",
+    "roles/pubsub.editor where ductape creates topics and subscriptions; or config.project_id is another's",
     "UNAUTHENTICATED": "Check config.key_filename, or Google's default credentials",
     "NOT_FOUND": "It was deleted, or config.project_id is another's",
     "RESOURCE_EXHAUSTED": "A quota of the project is used up",
     "DEADLINE_EXCEEDED": "No answer in time: check the network, config.endpoint and config.emulator_host",
     "UNAVAILABLE": "The service cannot be reached: check the network, config.endpoint and config.emulator_host",
 }
+_NO_TOKEN: Final = "plugin failed"
+"""In the text of a status that gRPC itself made: `Login` had no token for the call, which was not sent."""
+_UNTRUSTED: Final = "CERTIFICATE_VERIFY_FAILED"
+_NO_PROJECT: Final = "project not found"
+"""In the service's text where not the resource is missing, but its whole project."""
 
 
 def fault_of(code: str, details: str, where: str, *, wrote: bool = False) -> AdapterError:
@@ -56,11 +61,26 @@ def fault_of(code: str, details: str, where: str, *, wrote: bool = False) -> Ada
         wrote: It was a publish: it may have been done, and the text may quote a message.
     """
     text = f"{where}: {code}"
-    if not wrote and details and "plugin failed" not in details:
+    if not wrote and details and _NO_TOKEN not in details:
         text += f": {details[:300]}"
-    if code in _ADVICE:
-        text += f". {_ADVICE[code]}"
+    if advice := _advice(code, details):
+        text += f". {advice}"
     return AdapterError(_meaning(code, details, wrote), text)
+
+
+def _advice(code: str, details: str) -> str:
+    if _NO_TOKEN in details:
+        if "refused" in details:
+            return "No token: the key of config.key_filename, or of the default credentials, was deleted or disabled"
+        return "No token for now: check that Google's token endpoint can be reached"
+    if _UNTRUSTED in details:
+        return (
+            "The certificate is not trusted: check config.endpoint; GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names the file of "
+            "authorities that gRPC trusts in place of its own"
+        )
+    if _NO_PROJECT in details:
+        return "Check config.project_id: the id, not the name that is displayed"
+    return _ADVICE.get(code, "")
 
 
 def _meaning(code: str, details: str, wrote: bool) -> Fault:
@@ -68,10 +88,10 @@ def _meaning(code: str, details: str, wrote: bool) -> Fault:
         return Fault.MESSAGE if wrote else Fault.CONFIG
     if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
         return Fault.MESSAGE
-    if code == "UNAVAILABLE" and "plugin failed" in details and "refused" in details:
-        return Fault.CONFIG  # no token can be had with these credentials
+    if _UNTRUSTED in details or _NO_PROJECT in details or (_NO_TOKEN in details and "refused" in details):
+        return Fault.CONFIG
     if code in _TRANSIENT:
-        never_left = code == "RESOURCE_EXHAUSTED" or "failed to connect" in details or "plugin failed" in details
+        never_left = code == "RESOURCE_EXHAUSTED" or "failed to connect" in details or _NO_TOKEN in details
         return Fault.AMBIGUOUS if wrote and not never_left else Fault.TRANSIENT
     return Fault.CONFIG if code in _CONFIG else Fault.LOST
 
@@ -140,10 +160,11 @@ class Leased(NamedTuple):
 def delivery_of(received: Any, shared: Leased) -> Delivery:
     """Return a received message as a delivery."""
     message = received.message
-    headers = dict(message.attributes)
-    key = message.ordering_key or None
-    if KEY in headers:
-        key = headers.pop(KEY)
+    attributes = message.attributes
+    headers = {name: attributes[name] for name in attributes}  # `dict(…)` goes through Python code of protobuf's
+    key = headers.pop(KEY, None)
+    if key is None:
+        key = message.ordering_key or None
     epoch, until, topic = shared
     time = message.publish_time
     return Delivery(
@@ -167,7 +188,7 @@ def seconds_of(settlement: Settlement, *, ordered: bool) -> int:
 
 
 def refused_ids(details: Mapping[str, str], where: str) -> dict[str, AdapterError]:
-    """Return what an exactly-once subscription answered: the ids that it refused. The others of the call are done."""
+    """Return the ids that an exactly-once subscription refused."""
     found: dict[str, AdapterError] = {}
     for ack_id, reason in details.items():
         if reason.startswith("TRANSIENT_FAILURE"):
