@@ -1,5 +1,8 @@
 """Two processes, one trace: this one publishes, another one handles, and both tell their spans.
 
+The other process fails at first, then rejects the message; this one replays the dead letter, and that works. All of it
+is in the trace of the publisher.
+
 python examples/traced.py           over a file, no server
 python examples/traced.py redis     over another environment of everywhere.toml
 
@@ -20,7 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-from ductape import Ductape, Event, Retry
+from ductape import Ductape, Event, Reject, Retry
 
 EVENT = "orders:traced"
 CATALOG = Path(__file__).with_name("everywhere.toml")
@@ -38,6 +41,7 @@ class Lines(SpanExporter):
                 parent = span.parent.span_id if span.parent else None
                 own = span.get_span_context()
                 facts = {"process": os.getpid(), "name": span.name, "trace": own.trace_id, "id": own.span_id}
+                facts["error"] = (span.attributes or {}).get("error.type")
                 file.write(json.dumps({**facts, "parent": parent, "start": span.start_time}) + "\n")
         return SpanExportResult.SUCCESS
 
@@ -60,19 +64,35 @@ def client(env: str) -> Ductape:
 
 
 async def consume(env: str, folder: Path) -> None:
-    """The other process: the first attempt fails, the second works."""
+    """The other process: the first attempt fails, the second is refused, and what is replayed works."""
     provider = trace_into(folder / "spans", "billing")
     ductape = client(env)
+    refused = False
 
     async def bill(order: dict[str, str], event: Event[dict[str, str]]) -> None:
-        if event.attempt == 1:
+        nonlocal refused
+        if refused:
+            ductape.stop()
+        elif event.attempt == 1:
             raise ConnectionError("the card service is busy")
-        ductape.stop()
+        else:
+            refused = True
+            raise Reject("the card has expired")
 
     await ductape.event.subscribe(EVENT, callback=bill, group="billing", retry=Retry(delay=0.1))
     print("ready", flush=True)
     await ductape.serve()
     provider.shutdown()
+
+
+async def replay(ductape: Ductape, id: str) -> None:
+    """Give the dead letter of a message to its group again, as soon as there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            async for letter in ductape.event.dead(EVENT, group="billing"):
+                if letter.id == id:
+                    await letter.replay()
+                    return
 
 
 async def publish(env: str, folder: Path) -> None:
@@ -84,7 +104,8 @@ async def publish(env: str, folder: Path) -> None:
     await other.stdout.readline()
     async with client(env) as ductape:
         with trace.get_tracer("shop").start_as_current_span("checkout") as checkout:
-            await ductape.event.publish(EVENT, {"orderId": "12345"})
+            receipt = await ductape.event.publish(EVENT, {"orderId": "12345"})
+        await replay(ductape, receipt.id)
     await asyncio.wait_for(other.wait(), 60)
     provider.shutdown()
     show(folder / "spans", checkout.get_span_context().trace_id)
@@ -99,7 +120,7 @@ def show(path: Path, wanted: int) -> None:
         for span in spans:
             if span["parent"] == parent:
                 where = "this process" if span["process"] == os.getpid() else "the other process"
-                print(f"{'  ' * depth}{span['name']} ({where})")
+                print(f"{'  ' * depth}{span['name']} ({where}){': ' * bool(span['error'])}{span['error'] or ''}")
                 branch(span["id"], depth + 1)
 
     branch(None, 0)

@@ -29,7 +29,8 @@ order 3 is a dead letter: exhausted after 2, LookupError: no customer 3
 """
 TRACE = """checkout (this process)
   send {channel} (this process)
-    process {channel} (the other process)
+    process {channel} (the other process): ConnectionError
+    process {channel} (the other process): ductape.Reject
     process {channel} (the other process)
 """
 
@@ -68,7 +69,7 @@ def verbs(traced: str) -> str:
     return traced
 
 
-def test_two_processes_have_one_trace_over_a_file() -> None:
+def test_two_processes_have_one_trace_through_retry_dead_letter_and_replay_over_a_file() -> None:
     assert run("traced.py", "sqlite") == TRACE.format(channel="orders.traced")
 
 
@@ -83,4 +84,6 @@ def check_trace(env: str, variables: Mapping[str, str]) -> None:
 
 for _env in SERVERS:
     globals()[f"test_the_program_on_{_env}"] = on(_env, check_program)
-    globals()[f"test_two_processes_have_one_trace_on_{_env}"] = on(_env, check_trace)
+    globals()[f"test_two_processes_have_one_trace_through_retry_dead_letter_and_replay_on_{_env}"] = on(
+        _env, check_trace
+    )

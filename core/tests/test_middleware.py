@@ -67,6 +67,18 @@ async def test_the_first_middleware_is_the_outermost_and_is_built_once() -> None
         assert log.calls[0].headers == {"x-outer": "1", "x-inner": "1", "content-type": "application/json"}
 
 
+async def test_raw_headers_are_all_that_arrived_and_headers_the_publishers() -> None:
+    async with opened() as shop:
+        log = shop.log()
+        await shop.subscribe(log)
+        await shop.publish(1, headers={"traceparent": "00-1"}, id="m-1")
+        await shop.settled()
+        [event] = log.calls
+        assert event.headers == {"traceparent": "00-1", "content-type": "application/json"}
+        assert event.raw_headers == {**event.headers, "ductape-id": "m-1", "ductape-event": EVENT}
+        assert event.raw_headers is event.raw_headers, "nothing is copied"
+
+
 async def test_every_attempt_passes_through_middleware_and_what_it_raises_decides() -> None:
     journal: list[str] = []
 

@@ -6,22 +6,17 @@ import logging
 import subprocess
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from contrib.opentelemetry.tests.kit import EVENT, Watch, attributes, ids, opened, until
 from ductape import (
-    Ductape,
     Event,
     Message,
     Middleware,
@@ -30,11 +25,12 @@ from ductape import (
     Receipt,
     Reject,
     Retry,
+    RetryLater,
     SubscriberSite,
 )
 from ductape_opentelemetry import OpenTelemetry, TraceFields
+from ductape_opentelemetry._metrics import LAG_SECONDS
 
-EVENT = "orders:new"
 TOKEN = "tok-4711-secret"
 
 # Name to kind, and which operations have it: the conventions' table of span attributes, and what is ours.
@@ -55,36 +51,8 @@ REQUIRED = {"messaging.system", "messaging.operation.name", "messaging.operation
 KINDS = {"send": {SpanKind.PRODUCER, SpanKind.CLIENT}, "process": {SpanKind.CONSUMER}, "settle": {SpanKind.CLIENT}}
 
 
-class Watch:
-    """Providers whose spans and metrics stay in memory."""
-
-    def __init__(self, **options: Any) -> None:
-        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.tracers = TracerProvider(sampler=options.pop("sampler", None))
-        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.meters = MeterProvider([self.reader])
-        self.middleware = OpenTelemetry(tracer_provider=self.tracers, meter_provider=self.meters, **options)
-
-    def spans(self, operation: str = "") -> list[ReadableSpan]:
-        """Return the finished spans of an operation's type."""
-        found = self.exporter.get_finished_spans()
-        return [
-            each for each in found if not operation or attributes(each).get("messaging.operation.type") == operation
-        ]
-
-    def metrics(self) -> dict[str, list[Any]]:
-        """Return the data points by metric."""
-        data = self.reader.get_metrics_data()
-        return {
-            metric.name: list(metric.data.data_points)
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
-
-
-def attributes(span: ReadableSpan) -> Mapping[str, Any]:
-    return span.attributes or {}
+async def nothing(_: object) -> None:
+    pass
 
 
 @pytest.fixture
@@ -93,29 +61,6 @@ def watch() -> Iterator[Watch]:
     yield made
     made.tracers.shutdown()
     made.meters.shutdown()
-
-
-@asynccontextmanager
-async def opened(
-    watch: Watch, handler: Callable[..., Any] | None = None, *, inner: Middleware | None = None, **options: Any
-) -> AsyncIterator[Ductape]:
-    middleware = [watch.middleware, *([inner] if inner else [])]
-    async with Ductape(product="shop", env="dev", middleware=middleware) as ductape:
-        await ductape.broker.create(tag="orders", envs=[{"slug": "dev", "type": "MEMORY"}])
-        await ductape.broker.topic.create(tag=EVENT, groups=["billing"])
-        if handler is not None:
-            await ductape.event.subscribe(EVENT, callback=handler, group="billing", **options)
-        yield ductape
-
-
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
-def ids(spans: Sequence[ReadableSpan]) -> set[int]:
-    return {each.context.trace_id for each in spans if each.context is not None}
 
 
 async def test_the_handler_belongs_to_the_publishers_trace_and_is_active_while_it_runs(watch: Watch) -> None:
@@ -427,6 +372,149 @@ async def test_log_records_name_their_trace(watch: Watch, caplog: pytest.LogCapt
     assert outside.trace_id == ""  # type: ignore[attr-defined]
 
 
+async def test_retry_later_is_an_answer_and_no_error(watch: Watch) -> None:
+    async def handle(event: Event[Any]) -> None:
+        if event.attempt == 1:
+            raise RetryLater(0.01)
+
+    async with opened(watch, handle) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1})
+        await until(lambda: len(watch.spans("process")) == 2)
+    first, second = watch.spans("process")
+    assert (first.status.status_code, second.status.status_code) == (StatusCode.UNSET, StatusCode.UNSET)
+    assert attributes(first)["ductape.outcome"] == "retry-later"
+    assert not {"error.type", "ductape.outcome"} & attributes(second).keys()
+    assert "error.type" not in attributes(first)
+    [duration] = watch.metrics()["messaging.process.duration"]
+    assert (duration.count, "error.type" in duration.attributes) == (2, False)
+
+
+async def test_a_handler_that_its_timeout_ended_is_told_from_one_that_a_shutdown_ended(watch: Watch) -> None:
+    async def handle(order: dict[str, int]) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with opened(watch, handle, timeout=0.05, retry=Retry(attempts=1)) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1})
+        await until(lambda: watch.metrics().get("ductape.dead_letters"))
+    async with opened(watch, handle) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1})
+        await until(lambda: watch.metrics()["ductape.in_hand"][0].value)
+        await ductape.close(grace=0.01)
+    kinds = ["ductape.errors.HandlerTimeout", "asyncio.exceptions.CancelledError"]
+    assert [attributes(span)["error.type"] for span in watch.spans("process")] == kinds
+    assert {span.status.status_code for span in watch.spans("process")} == {StatusCode.ERROR}
+    durations = watch.metrics()["messaging.process.duration"]
+    assert [point.attributes["error.type"] for point in durations] == kinds
+
+
+async def test_a_publish_that_is_cancelled_ends_its_span(watch: Watch) -> None:
+    sending = asyncio.Event()
+
+    class Stuck(Middleware):
+        def publisher(self, next: Any, site: PublisherSite) -> Any:
+            async def publish(message: Message) -> Receipt:
+                sending.set()
+                await asyncio.get_running_loop().create_future()
+                raise AssertionError
+
+            return publish
+
+    async with opened(watch, inner=Stuck()) as ductape:
+        publishing = asyncio.ensure_future(ductape.event.publish(EVENT, {"n": 1}))
+        await sending.wait()
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+    [send] = watch.spans("send")
+    assert attributes(send)["error.type"] == "asyncio.exceptions.CancelledError"
+    assert "messaging.message.id" in attributes(send)
+
+
+async def test_a_propagator_that_fails_leaves_no_span_open() -> None:
+    class Broken(TraceContextTextMapPropagator):
+        def inject(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("no way")
+
+    watch = Watch(propagator=Broken())
+    async with opened(watch) as ductape:
+        with pytest.raises(RuntimeError):
+            await ductape.event.publish(EVENT, {"n": 1})
+    [send] = watch.spans("send")
+    assert attributes(send)["error.type"] == "RuntimeError"
+    watch.meters.shutdown()
+
+
+async def test_what_a_handler_leaves_attached_does_not_reach_the_next_one(watch: Watch) -> None:
+    seen: list[object] = []
+
+    async def handle(order: dict[str, int]) -> None:
+        seen.append(baggage.get_baggage("left"))
+        context.attach(baggage.set_baggage("left", "behind"))
+
+    async with opened(watch, handle, concurrency=1) as ductape:
+        await ductape.event.publish_many(EVENT, [{"n": 1}, {"n": 2}])
+        await until(lambda: len(seen) == 2)
+    assert seen == [None, None]
+
+
+async def test_a_context_in_headers_as_http_libraries_write_them_is_continued(watch: Watch) -> None:
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    handled = asyncio.Event()
+
+    async def handle(order: dict[str, int]) -> None:
+        handled.set()
+
+    async with opened(watch, handle) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1}, headers={"Traceparent": given})
+        await handled.wait()
+    [send], [process] = watch.spans("send"), watch.spans("process")
+    assert send.kind is SpanKind.CLIENT, "the application's own context stays"
+    assert process.parent is not None
+    assert f"{process.parent.span_id:016x}" == "b7ad6b7169203331"
+
+
+async def test_durations_have_exemplars_that_name_their_spans(watch: Watch) -> None:
+    handled = asyncio.Event()
+
+    async def handle(order: dict[str, int]) -> None:
+        handled.set()
+
+    async with opened(watch, handle, prefetch=8) as ductape:
+        await ductape.event.publish(EVENT, {"n": 1})
+        await handled.wait()
+        await until(lambda: watch.spans("process"))
+        metrics = watch.metrics()
+    [send], [process] = watch.spans("send"), watch.spans("process")
+    [processed] = metrics["messaging.process.duration"]
+    sending = [
+        point
+        for point in metrics["messaging.client.operation.duration"]
+        if point.attributes["messaging.operation.type"] == "send"
+    ]
+    assert [each.span_id for each in processed.exemplars] == [process.get_span_context().span_id]
+    assert [each.span_id for point in sending for each in point.exemplars] == [send.get_span_context().span_id]
+
+
+async def test_a_lag_that_cannot_be_told_hides_no_other(watch: Watch) -> None:
+    async def unable() -> int:
+        raise OSError("the broker is away")
+
+    async def able() -> int:
+        return 7
+
+    async def never() -> int:
+        return int(await asyncio.get_running_loop().create_future())
+
+    for event, lag in (("orders:a", unable), ("orders:b", able), ("orders:c", never), ("orders:d", never)):
+        names = {"product": "shop", "env": "dev", "provider": "REDIS", "event": event, "channel": event, "group": "g"}
+        site = SubscriberSite(**names, batch=False, stats=lambda: {"queued": 1.0}, lag=lag)
+        watch.middleware.subscriber(nothing, site)
+    began = asyncio.get_running_loop().time()
+    found = await asyncio.to_thread(watch.metrics)
+    assert [(point.value, point.attributes["ductape.event"]) for point in found["ductape.lag"]] == [(7, "orders:b")]
+    assert asyncio.get_running_loop().time() - began < 2 * LAG_SECONDS, "they are waited for together"
+
+
 async def test_a_failed_publish_is_an_error_of_its_class(watch: Watch) -> None:
     class Broken(Middleware):
         def publisher(self, next: Any, site: PublisherSite) -> Any:
@@ -457,3 +545,46 @@ def test_it_is_found_by_its_name_and_nothing_is_imported_without_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_an_sdk_contexts_pass_through_and_one_that_is_set_later_is_used() -> None:
+    program = """
+import asyncio
+from opentelemetry import context, propagate, trace
+from ductape import Ductape, Event
+
+GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+async def main():
+    arrived = asyncio.Queue()
+
+    async def handle(event: Event) -> None:
+        span = trace.get_current_span().get_span_context()
+        await arrived.put((event.headers.get("traceparent"), f"{span.trace_id:032x}"[:4]))
+
+    async with Ductape(product="shop", env="dev", middleware=["opentelemetry"]) as ductape:
+        await ductape.broker.create(tag="orders", envs=[{"slug": "dev", "type": "MEMORY"}])
+        await ductape.broker.topic.create(tag="orders:new")
+        await ductape.event.subscribe("orders:new", callback=handle)
+        publisher = await ductape.event.publisher("orders:new")
+        await publisher.publish({})
+        print(*await arrived.get())
+        token = context.attach(propagate.extract({"traceparent": GIVEN}))
+        await publisher.publish({})
+        print(*await arrived.get())
+        context.detach(token)
+        from opentelemetry.sdk.trace import TracerProvider
+        trace.set_tracer_provider(TracerProvider())
+        await publisher.publish({})
+        given, active = await arrived.get()
+        print(given[3:7] == active != "0000")
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "None 0000",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 0af7",
+        "True",
+    ]

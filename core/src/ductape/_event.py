@@ -68,6 +68,11 @@ class Delivered:
         return {name: value for name, value in self._delivery.headers.items() if not name.startswith("ductape-")}
 
     @property
+    def raw_headers(self) -> Mapping[str, str]:
+        """All headers as they arrived, ductape's own and the session's token included: not a copy, and only to read."""
+        return self._delivery.headers
+
+    @property
     def session(self) -> Session | None:
         """The publisher's session, if it gave one."""
         tag = self._delivery.headers.get(h.SESSION_TAG)

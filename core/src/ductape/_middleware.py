@@ -54,7 +54,8 @@ class Middleware:
 
     `publisher` and `subscriber` are called once, when a publisher or subscription opens; returning `next` costs
     nothing. Retries and dead letters happen outside, so that every attempt passes through. What a handler raises
-    decides about its message, so re-raise it.
+    decides about its message, so re-raise it. A handler that is ended raises `asyncio.CancelledError`: with
+    ``HANDLER_TIMEOUT`` as its argument where the subscription's `timeout` ended it.
     """
 
     def publisher(self, next: Publishing, site: PublisherSite) -> Publishing:

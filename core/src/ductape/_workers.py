@@ -175,7 +175,7 @@ class Workers:
         for worker in self._workers:
             if worker.items and now - worker.since >= self._timeout and worker.task is not None:
                 worker.expired += 1
-                worker.task.cancel()
+                worker.task.cancel("HANDLER_TIMEOUT")  # so that middleware can tell it from a shutdown
         if self._sweeping:
             self._clock.call_later(min(1.0, self._timeout / 4), self._sweep)
 

@@ -5,8 +5,11 @@ Source: https://opentelemetry.io/docs/specs/semconv/messaging/ (spans, metrics, 
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from ductape.errors import HandlerTimeout
 
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -22,13 +25,15 @@ BATCH_COUNT = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
 KAFKA_KEY = "messaging.kafka.message.key"
 KAFKA_OFFSET = "messaging.kafka.offset"
+ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
 ORDERING_KEY = "messaging.gcp_pubsub.message.ordering_key"
 
 EVENT = "ductape.event"
-"""The event as the application names it. Ours, as are the next three."""
+"""The event as the application names it. Ours, as are the next four."""
 ENVIRONMENT = "ductape.env"
 ATTEMPT = "ductape.attempt"
 REASON = "ductape.reason"
+OUTCOME = "ductape.outcome"
 
 SENT = "messaging.client.sent.messages"
 CONSUMED = "messaging.client.consumed.messages"
@@ -49,11 +54,15 @@ class System(NamedTuple):
     """The attribute that holds the group."""
     key: str = ""
     """The attribute that holds the key; empty: there is none."""
+    routing: str = ""
+    """The attribute that holds the routing key, which is the channel; empty: there is none."""
+    located: bool = False
+    """Whether positions tell partition and offset."""
 
 
 _SYSTEMS: Mapping[str, System] = {
-    "KAFKA": System("kafka", settle="commit", key=KAFKA_KEY),
-    "RABBITMQ": System("rabbitmq", send="publish", process="consume"),
+    "KAFKA": System("kafka", settle="commit", key=KAFKA_KEY, located=True),
+    "RABBITMQ": System("rabbitmq", send="publish", process="consume", routing=ROUTING_KEY),
     "AWS_SQS": System("aws_sqs", settle="delete"),
     "GOOGLE_PUBSUB": System("gcp_pubsub", process="subscribe", group=SUBSCRIPTION, key=ORDERING_KEY),
     # Not registered: the names that their own proposals use, and the verbs of their protocols.
@@ -70,18 +79,17 @@ def system_of(provider: str) -> System:
 
 def error_type(error: BaseException) -> str:
     """Return the canonical name of an error's class: never its text, which may hold what a message says."""
-    kind = type(error)
+    timed_out = isinstance(error, CancelledError) and error.args == ("HANDLER_TIMEOUT",)
+    kind = HandlerTimeout if timed_out else type(error)
     # As it is imported: `ductape.Reject`, wherever the package keeps it.
     module = kind.__module__.partition("._")[0]
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
-def place(system: System, position: str) -> dict[str, str | int]:
-    """Return partition and offset of a Kafka position (``orders[3]@1042``); nothing of another one."""
-    if system.name != "kafka":
-        return {}
+def place(position: str) -> dict[str, str | int]:
+    """Return partition and offset of a position on Kafka (``orders[3]@1042``); nothing of one that tells neither."""
     _, found, rest = position.rpartition("[")
     partition, at, offset = rest.partition("]@")
-    if not (found and at and partition.isdigit() and offset.isdigit()):
+    if not (found and at and partition.isdecimal() and offset.isdecimal()):
         return {}
     return {PARTITION: partition, KAFKA_OFFSET: int(offset)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import operator
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from importlib.metadata import version
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ __all__ = ["Instruments"]
 
 Attributes = Mapping[str, str]
 LAG_SECONDS = 2.0
-"""How long a collection waits for one group's lag."""
+"""How long a collection waits for the lags, which are asked for at the same time."""
 
 
 class Watched:
@@ -45,22 +46,18 @@ class Watched:
         """Return its counters and gauges; empty before it opened and after it ended."""
         return self.site.stats()
 
-    def lag(self) -> int | None:
-        """Ask the broker, on the client's loop; None where it does not tell, or when asked from that loop itself."""
+    def ask_lag(self) -> Future[int | None] | None:
+        """Ask the broker, on the client's loop; None: its loop is the one that asks here, or has ended."""
         if threading.get_ident() == self._thread or not self._loop.is_running():
             return None
-        asking = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
-        try:
-            return asking.result(LAG_SECONDS)
-        except TimeoutError:
-            asking.cancel()
-            return None
+        return asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
 
     async def _ask(self) -> int | None:
         return await self.site.lag()
 
 
-Read = Callable[[Watched], "float | None"]
+Read = Callable[[Sequence[Watched]], "Iterable[float | None]"]
+"""One value for each subscription; None: it does not tell."""
 Merge = Callable[[float, float], float]
 """How the values of two clients become one."""
 
@@ -109,10 +106,10 @@ class Observables:
             c.CONSUMED, [self.consumed.observe], "{message}", "Messages that were delivered."
         )
         gauges: tuple[tuple[str, str, str, Read, Merge], ...] = (
-            ("ductape.in_hand", "{message}", "Messages delivered and not settled.", _in_hand, operator.add),
-            ("ductape.parked", "{message}", "Messages that wait here for their time.", _parked, operator.add),
-            ("ductape.oldest", "s", "Age in hand of the oldest message that is not settled.", _oldest, max),
-            ("ductape.lag", "{message}", "Messages that the group was not given yet.", Watched.lag, max),
+            ("ductape.in_hand", "{message}", "Messages delivered and not settled.", _each(_in_hand), operator.add),
+            ("ductape.parked", "{message}", "Messages that wait here for their time.", _each(_parked), operator.add),
+            ("ductape.oldest", "s", "Age in hand of the oldest message that is not settled.", _each(_oldest), max),
+            ("ductape.lag", "{message}", "Messages that the group was not given yet.", _lags, max),
         )
         for name, unit, description, read, merge in gauges:
             meter.create_observable_gauge(name, [self._observing(read, merge)], unit, description)
@@ -125,8 +122,8 @@ class Observables:
     def _observing(self, read: Read, merge: Merge) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             found: dict[tuple[str, ...], Observation] = {}
-            for each in self._watched:
-                value = read(each) if each.stats() else None
+            watched = [each for each in self._watched if each.stats()]
+            for each, value in zip(watched, read(watched), strict=True):
                 if value is not None:
                     key = (*each.attributes.values(),)
                     known = found.get(key)
@@ -178,6 +175,19 @@ class Instruments:
         )
         self.dead = meter.create_counter("ductape.dead_letters", "{message}", "Messages stored as dead letters.")
         self.retries = meter.create_counter("ductape.retries", "{message}", "Attempts that failed and are repeated.")
+
+
+def _each(tell: Callable[[Watched], float]) -> Read:
+    return lambda watched: map(tell, watched)
+
+
+def _lags(watched: Sequence[Watched]) -> Iterable[float | None]:
+    """Ask for all lags; what cannot be told, or not in time, hides no other."""
+    asked = [each.ask_lag() for each in watched]
+    waiting = [asking for asking in asked if asking is not None]
+    for late in wait(waiting, LAG_SECONDS).not_done:
+        late.cancel()
+    return [None if each is None or each.cancelled() or each.exception() else each.result() for each in asked]
 
 
 def _in_hand(each: Watched) -> float:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from time import perf_counter, time_ns
 from typing import Any
 
-from opentelemetry import context, propagate, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    TracerProvider,
+    get_tracer,
+    set_span_in_context,
+)
 
-from ductape import Event, Message, Middleware, PublisherSite, Receipt, SubscriberSite
+from ductape import Event, Message, Middleware, PublisherSite, Receipt, RetryLater, SubscriberSite
 from ductape.adapter import Delivery, Settlement, Verdict
 
 from . import _conventions as c
+from ._carrier import NOWHERE, Carrier, span_context
 from ._metrics import Instruments
 
 __all__ = ["OpenTelemetry"]
@@ -24,8 +34,6 @@ __all__ = ["OpenTelemetry"]
 Publishing = Callable[[Message], Awaitable[Receipt]]
 Subscribing = Callable[[Any], Awaitable[object]]
 
-_NOWHERE = Context()
-"""What a message's context is read into: a span that was active when the application subscribed is not its parent."""
 _FAILED = Status(StatusCode.ERROR)
 
 
@@ -57,13 +65,11 @@ class OpenTelemetry(Middleware):
             settle: Whether every call that settles messages is a span, with links to their publishers.
         """
         ours = "ductape-opentelemetry"
-        self._start = trace.get_tracer(ours, version(ours), tracer_provider, c.SCHEMA).start_span
+        self._start = get_tracer(ours, version(ours), tracer_provider, c.SCHEMA).start_span
         self._instruments = Instruments(meter_provider)
-        self._propagator, self._parent = propagator, parent
-        self._settle = settle
-        self._read_by: TextMapPropagator | None = None
-        self._carriers: frozenset[str] = frozenset()
-        self._places: dict[tuple[str, str, str, str], _Place] = {}
+        self._carrier = Carrier(propagator)
+        self._parent, self._settle = parent, settle
+        self._places: dict[tuple[str, ...], _Place] = {}
 
     # -- producers
 
@@ -72,37 +78,41 @@ class OpenTelemetry(Middleware):
         system = c.system_of(site.provider)
         name = f"{system.send} {site.channel}"
         alike = _base(system, system.send, site.channel)
-        constant = {**alike, c.OPERATION_TYPE: "send", c.EVENT: site.event, c.ENVIRONMENT: site.env}
-        start, inject, key = self._start, self._inject, system.key
+        measured = {**alike, c.OPERATION_TYPE: "send"}
+        constant = {**measured, **_ours(system, site)}
+        start, extract, inject, located = self._start, self._carrier.extract, self._carrier.inject, system.located
         tallies, duration = self._instruments.sent, self._instruments.operation.record
         sent = tallies.of(alike)
-        measured = {**alike, c.OPERATION_TYPE: "send"}
 
         async def publish(message: Message) -> Receipt:
-            attributes: dict[str, str | int] = {**constant, c.MESSAGE_ID: message.id}
-            if key and message.key is not None:
-                attributes[key] = message.key
-            own = self._creation(message.headers)
+            given = extract(message.headers)
+            own = None if given is NOWHERE else span_context(given)
             if own is None:
-                span = start(name, None, SpanKind.PRODUCER, attributes)
-                # Without an SDK, and outside of any context, there is nothing to tell.
-                if span is not trace.INVALID_SPAN or context.get_current():
-                    inject(message.headers, trace.set_span_in_context(span))
+                span = start(name, None, SpanKind.PRODUCER, constant)
             else:  # the application gave the message a context of its own: it stays
-                span = start(name, None, SpanKind.CLIENT, attributes, [Link(own)])
+                span = start(name, None, SpanKind.CLIENT, constant, [Link(own)])
+            # Without an SDK the caller's context goes on, and mostly that is empty: there is nothing to tell.
+            within = get_current() if span is INVALID_SPAN else set_span_in_context(span)
+            outcome, count = measured, sent
             began = perf_counter()
-            failure: dict[str, str] = {}
             try:
+                if within:
+                    if own is None:
+                        inject(message.headers, within)
+                    if span.is_recording():
+                        span.set_attributes(_facts(system, message.id, message.key))
                 receipt = await next(message)
-                if span.is_recording():
-                    span.set_attributes(c.place(system, receipt.position))
+                if located and span.is_recording():
+                    span.set_attributes(c.place(receipt.position))
             except BaseException as error:
                 failure = _failed(span, error)
+                outcome, count = {**measured, **failure}, tallies.of({**alike, **failure})
                 raise
             finally:
-                duration(perf_counter() - began, {**measured, **failure} if failure else measured)
-                (tallies.of({**alike, **failure}) if failure else sent).number += 1
-                span.end()
+                duration(perf_counter() - began, outcome, within)
+                count.number += 1
+                if within:
+                    span.end()
             return receipt
 
         return publish
@@ -113,37 +123,59 @@ class OpenTelemetry(Middleware):
         """Make a span for every handler call, active while it runs."""
         place = self._place(site)
         self._instruments.watch(site, place.gauged)
-        if site.batch:
-            return self._batches(next, place)
-        start, extract = self._start, self._extract
-        record, constant, measured, name = self._instruments.process.record, place.constant, place.measured, place.name
-        system, parent = place.system, self._parent
+        begin = self._several(place) if site.batch else self._one(place)
+        record, measured = self._instruments.process.record, place.measured
 
-        async def handle(event: Event[Any]) -> object:
-            came = extract(event.headers)
-            attributes = {**constant, c.MESSAGE_ID: event.id, c.ATTEMPT: event.attempt}
-            if system.key:
-                attributes.update(c.place(system, event.position))
-                if event.key is not None:
-                    attributes[system.key] = event.key
+        async def handle(handed: Any) -> object:
+            span, within = begin(handed)
+            token = attach(within) if within else None
+            outcome = measured
+            began = perf_counter()
+            try:
+                return await next(handed)
+            except BaseException as error:
+                outcome = {**measured, **_failed(span, error)}
+                raise
+            finally:
+                record(perf_counter() - began, outcome, within)
+                if token is not None:
+                    detach(token)
+                    span.end()
+
+        return handle
+
+    def _one(self, place: _Place) -> Callable[[Event[Any]], tuple[Span, Context]]:
+        """Return what begins the span of one message; with it, the context that its handler runs in."""
+        start, extract, parent = self._start, self._carrier.extract, self._parent
+        name, constant, system = place.name, place.constant, place.system
+        located = system.located
+
+        def begin(event: Event[Any]) -> tuple[Span, Context]:
+            came = extract(event.raw_headers)
+            attributes = {**constant, **c.place(event.position)} if located else constant
             if parent:
                 span = start(name, came, SpanKind.CONSUMER, attributes)
             else:
-                span = start(name, _NOWHERE, SpanKind.CONSUMER, attributes, _links([came]))
-            return await _run(next, event, span, came, record, measured)
+                span = start(name, NOWHERE, SpanKind.CONSUMER, attributes, _links([came]))
+            if span is INVALID_SPAN:  # without an SDK what came goes on
+                return span, came
+            if span.is_recording():
+                span.set_attributes({**_facts(system, event.id, event.key), c.ATTEMPT: event.attempt})
+            return span, set_span_in_context(span, came)
 
-        return handle
+        return begin
 
-    def _batches(self, next: Subscribing, place: _Place) -> Subscribing:
-        start, extract, record = self._start, self._extract, self._instruments.process.record
+    def _several(self, place: _Place) -> Callable[[Sequence[Event[Any]]], tuple[Span, Context]]:
+        """Return the same for a batch."""
+        start, extract = self._start, self._carrier.extract
 
-        async def handle(events: Sequence[Event[Any]]) -> object:
-            links = _links([extract(event.headers) for event in events])
-            attributes: dict[str, Any] = {**place.constant, c.BATCH_COUNT: len(events)}
-            span = start(place.name, _NOWHERE, SpanKind.CONSUMER, attributes, links)
-            return await _run(next, events, span, _NOWHERE, record, place.measured)
+        def begin(events: Sequence[Event[Any]]) -> tuple[Span, Context]:
+            links = _links([extract(event.raw_headers) for event in events])
+            attributes = {**place.constant, c.BATCH_COUNT: len(events)}
+            span = start(place.name, NOWHERE, SpanKind.CONSUMER, attributes, links)
+            return span, NOWHERE if span is INVALID_SPAN else set_span_in_context(span, NOWHERE)
 
-        return handle
+        return begin
 
     # -- observers
 
@@ -155,10 +187,10 @@ class OpenTelemetry(Middleware):
     def settled(self, settlements: Sequence[Settlement], seconds: float, site: SubscriberSite) -> None:
         """Make a span of a call that settled, and count what is to be tried again."""
         place = self._place(site)
-        gone = all(each.verdict is not Verdict.ACK for each in settlements)
-        name, measured = place.returning if gone else place.settling
+        verdicts = [each.verdict for each in settlements]
+        name, measured = place.settling if Verdict.ACK in verdicts else place.returning
         self._instruments.operation.record(seconds, measured)
-        retried = sum(each.verdict is Verdict.RETRY for each in settlements)
+        retried = verdicts.count(Verdict.RETRY)
         if retried:
             self._instruments.retries.add(retried, place.gauged)
         if not self._settle:
@@ -166,12 +198,10 @@ class OpenTelemetry(Middleware):
         end = time_ns()
         attributes = {**measured, c.EVENT: site.event, c.ENVIRONMENT: site.env, c.BATCH_COUNT: len(settlements)}
         begin = end - int(seconds * 1e9)
-        span = self._start(name, _NOWHERE, SpanKind.CLIENT, attributes, None, begin)
+        span = self._start(name, NOWHERE, SpanKind.CLIENT, attributes, None, begin)
         if span.is_recording():
-            for each in settlements:
-                creation = self._creation(each.delivery.headers)
-                if creation is not None:
-                    span.add_link(creation)
+            for link in _links([self._carrier.extract(each.delivery.headers) for each in settlements]):
+                span.add_link(link.context)
         span.end(end)
 
     def moved(self, event: Event[Any], where: str, reason: str, site: SubscriberSite) -> None:
@@ -182,27 +212,8 @@ class OpenTelemetry(Middleware):
         else:
             self._instruments.retries.add(1, place.gauged)
 
-    # -- context
-
-    def _textmap(self) -> TextMapPropagator:
-        return self._propagator or propagate.get_global_textmap()
-
-    def _inject(self, headers: dict[str, str], of: Context) -> None:
-        self._textmap().inject(headers, of)
-
-    def _extract(self, headers: Mapping[str, str]) -> Context:
-        textmap = self._textmap()
-        if textmap is not self._read_by:
-            self._read_by, self._carriers = textmap, frozenset(textmap.fields)
-        # Most of what has no context is not even looked at: reading costs more than all the rest without an SDK.
-        return _NOWHERE if self._carriers.isdisjoint(headers) else textmap.extract(headers, _NOWHERE)
-
-    def _creation(self, headers: Mapping[str, str]) -> SpanContext | None:
-        came = self._extract(headers)
-        return None if came is _NOWHERE else _span_context(came)
-
     def _place(self, site: SubscriberSite) -> _Place:
-        key = (site.provider, site.env, site.event, site.group)
+        key = (site.provider, site.env, site.event, site.group, site.channel)  # products may share names
         found = self._places.get(key)
         if found is None:
             found = self._places[key] = _Place(site)
@@ -223,8 +234,7 @@ class _Place:
         self.constant: dict[str, Any] = {
             **self.measured,
             c.OPERATION_TYPE: "process",
-            c.EVENT: site.event,
-            c.ENVIRONMENT: site.env,
+            **_ours(system, site),
         }
         self.gauged = {c.SYSTEM: system.name, c.DESTINATION: site.channel, **group, c.EVENT: site.event}
 
@@ -237,32 +247,22 @@ def _base(system: c.System, operation: str, channel: str) -> dict[str, str]:
     return {c.SYSTEM: system.name, c.OPERATION_NAME: operation, c.DESTINATION: channel}
 
 
-async def _run(
-    next: Subscribing,
-    handed: object,
-    span: Span,
-    came: Context,
-    record: Callable[[float, Mapping[str, str]], None],
-    measured: Mapping[str, str],
-) -> object:
-    """Call the handler inside its span."""
-    told = span is not trace.INVALID_SPAN or came is not _NOWHERE
-    token = context.attach(trace.set_span_in_context(span, came)) if told else None
-    began = perf_counter()
-    failure: dict[str, str] = {}
-    try:
-        return await next(handed)
-    except BaseException as error:
-        failure = _failed(span, error)
-        raise
-    finally:
-        if token is not None:
-            context.detach(token)
-        record(perf_counter() - began, {**measured, **failure} if failure else measured)
-        span.end()
+def _ours(system: c.System, site: PublisherSite | SubscriberSite) -> dict[str, str]:
+    """What a span tells of its channel beside what metrics tell."""
+    found = {c.EVENT: site.event, c.ENVIRONMENT: site.env}
+    return {**found, system.routing: site.channel} if system.routing else found
+
+
+def _facts(system: c.System, id: str, key: str | None) -> dict[str, str | int]:
+    """What a span tells of its one message."""
+    return {c.MESSAGE_ID: id, system.key: key} if system.key and key is not None else {c.MESSAGE_ID: id}
 
 
 def _failed(span: Span, error: BaseException) -> dict[str, str]:
+    """Tell a span how it ended; return what metrics tell of it."""
+    if isinstance(error, RetryLater):  # an answer of the handler, no failure
+        span.set_attribute(c.OUTCOME, "retry-later")
+        return {}
     kind = c.error_type(error)
     span.set_attribute(c.ERROR_TYPE, kind)
     span.set_status(_FAILED)
@@ -270,9 +270,4 @@ def _failed(span: Span, error: BaseException) -> dict[str, str]:
 
 
 def _links(contexts: Sequence[Context]) -> list[Link]:
-    return [Link(found) for found in map(_span_context, contexts) if found is not None]
-
-
-def _span_context(of: Context) -> SpanContext | None:
-    found = trace.get_current_span(of).get_span_context()
-    return found if found.is_valid else None
+    return [Link(found) for found in map(span_context, contexts) if found is not None]
