@@ -53,6 +53,22 @@ def notice(*lines: str) -> None:
     print("\n".join(["", rule, *(f"#  {line}" for line in lines), rule, ""]), flush=True)
 
 
+def last_release() -> str | None:
+    """Returns the newest tag `v*` that this commit descends from, if there is any."""
+    ask = ["git", "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*"]
+    try:
+        done = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def series(version: str) -> str:
+    """Returns the part of a version that users may rely on: `1`, and `0.3` before the first stable one."""
+    major, minor = version.split(".")[:2]
+    return major if major != "0" else f"0.{minor}"
+
+
 # ---------------------------------------------------------------- interpreters
 
 

@@ -1,4 +1,4 @@
-"""The sessions of ductape: `nox -l` lists them, bare `nox` runs lint, types, docs, build, dependencies and tests.
+"""The sessions of ductape: `nox -l` lists them, bare `nox` runs lint, types, docs, build, api, dependencies and tests.
 
 uv makes environments where it is there, virtualenv and pip where it is not.
 """
@@ -22,7 +22,7 @@ WORKERS = 5
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "docs", "build", "dependencies", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "build", "api", "dependencies", "tests"]
 
 
 @nox.session(venv_backend="none")
@@ -111,13 +111,14 @@ def _test_environment() -> dict[str, str | None]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules, format, and the layers: who may import whom, how long things may be."""
-    session.install(*support.group("lint"), *support.group("test"))
+    """Rules, format, the layers (who may import whom, how long things may be), and the lines of the changelog."""
+    session.install(*support.group("lint"), *support.group("changelog"), *support.group("test"))
     failed = []
     for command in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "--diff", "."],
-        ["python", "-m", "pytest", "-q", "tests/test_layers.py"],
+        ["python", "-m", "pytest", "-q", "tests/test_layers.py", "tests/test_changelog.py"],
+        ["towncrier", "build", "--draft", "--version", "draft"],
     ):
         try:
             # The shared fixtures stand on the kit's proxy.
@@ -151,24 +152,57 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def changelog(session: nox.Session) -> None:
+    """Makes this version's section of CHANGELOG.md of the files of `changelog.d`; `-- --draft` only shows it."""
+    session.install(*support.group("changelog"))
+    session.run("towncrier", "build", "--version", _version(), *session.posargs)
+
+
+@nox.session
+def api(session: nox.Session) -> None:
+    """Compares what is public with the last release, or the git ref after `--`; a break needs a version that may."""
+    ref = session.posargs[0] if session.posargs else support.last_release()
+    if ref is None:
+        text = "there is no release (no tag v*) to compare with; `nox -s api -- REF` compares with another ref"
+        support.notice("THE API WAS NOT COMPARED", text)
+        return
+    session.install(*support.group("api"))
+    found = str(session.run("python", "-m", "tests.api", ref, silent=True, success_codes=[0, 3])).strip()
+    before = str(session.run("git", "show", f"{ref}:VERSION", external=True, silent=True)).strip()
+    if not found:
+        session.log(f"nothing that was public in {ref} is gone or changed")
+    elif support.series(before) == support.series(_version()):
+        session.error(f"{_version()} breaks users of {before} ({ref}):\n{found}")
+    else:
+        support.notice(f"{_version()} MAY BREAK USERS OF {before}, AND DOES", *found.splitlines())
+
+
+def _version() -> str:
+    return (ROOT / "VERSION").read_text().strip()
+
+
+@nox.session
 def build(session: nox.Session) -> None:
-    """Builds what would be released, wheels out of sdists, and looks into it."""
+    """Builds what would be released, wheels out of sdists, twice, and looks into it."""
     session.install(*support.group("build"))
-    into = ROOT / "dist"
-    shutil.rmtree(into, ignore_errors=True)
-    for folder in support.members():
-        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(into), str(folder), silent=True)
-    made = sorted(map(str, into.iterdir()))
-    wheels = [name for name in made if name.endswith(".whl")]
-    session.run("twine", "check", "--strict", *made)
+    into, again = ROOT / "dist", session.cache_dir.resolve() / "again"
+    for folder in (into, again):
+        shutil.rmtree(folder, ignore_errors=True)
+    for member in support.members():
+        for folder in (into, again):
+            session.run("python", "-m", "build", "--no-isolation", "--outdir", str(folder), str(member), silent=True)
+    made = sorted(into.iterdir())
+    wheels = [str(file) for file in made if file.suffix == ".whl"]
+    session.run("twine", "check", "--strict", *map(str, made))
     session.run("check-wheel-contents", *wheels)
-    version = (ROOT / "VERSION").read_text().strip()
-    problems = [problem for name in made for problem in _problems(Path(name), version)]
+    problems = [problem for file in made for problem in _problems(file, _version())]
+    unlike = [file.name for file in made if file.read_bytes() != (again / file.name).read_bytes()]
+    problems += [f"{name} is another when it is built again" for name in unlike]
     if len(made) != 2 * len(support.members()):
         problems.append(f"{len(made)} files for {len(support.members())} distributions")
     if problems:
         session.error("; ".join(problems))
-    session.log(f"{len(made)} files in {into.relative_to(ROOT)}, all in order")
+    session.log(f"{len(made)} files in {into.relative_to(ROOT)}, all in order, and the same when built again")
 
 
 def _problems(file: Path, version: str) -> list[str]:

@@ -40,8 +40,9 @@ PARAMETERS = 7
 # About 5,000 was the aim; some 500 of these lines are imports, 500 fields of records and signatures on lines of their
 # own. Records used once, duplicates and wrappers are gone; what is left above the aim are promises: ordered stops
 # that are bounded, answers that are truthful about what may be stored, errors that name the place, gauges to page on.
-# `Tls` (35) came from four adapters that each had it.
-CORE_LINES = 5_700
+# `Tls` (35) came from four adapters that each had it; a listing of dead letters asks whether anything is left instead
+# of guessing (15).
+CORE_LINES = 5_720
 
 # (file, name, rule) -> why. A documented exception is fine, a silent one is not; one that is no longer needed fails.
 CALL = "the application's call: its keywords are one record inside"

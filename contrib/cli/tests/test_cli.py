@@ -164,6 +164,34 @@ def test_a_module_that_an_app_lacks_is_not_taken_for_the_app(run: Run, folder: P
     assert "No module named 'shop'" in run("run", "shopping:ductape").stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import shop", "shopping.py line 1: ModuleNotFoundError: No module named 'shop'."),
+        ("x = (1 +", "shopping.py line 1: SyntaxError: "),
+        ("\nraise RuntimeError('no')", "shopping.py line 2: RuntimeError: no."),
+    ],
+)
+def test_an_app_that_cannot_be_imported_is_told_in_one_line(run: Run, folder: Path, source: str, words: str) -> None:
+    (folder / "shopping.py").write_text(source + "\n")
+    for arguments in (["run", "shopping:ductape"], ["topics", "--app", "shopping:ductape"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert 'python -c "import shopping"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_broker_that_is_away_is_told_once_with_what_to_do(run: Run) -> None:
+    away = {"DUCTAPE_ENV": "prd", "REDIS_URL": "redis://127.0.0.1:1"}
+    for arguments in (["tail", "orders:new"], ["dead", "list", "orders:new"]):
+        done = run(*arguments, **away)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert line.startswith("error: CONNECT_FAILED: ")
+        assert line.endswith("`ductape doctor` looks closer: connection, rights, channels.")
+
+
 def test_errors_are_json_where_json_is_asked_for(run: Run) -> None:
     done = run("publish", "orders:nwe", "1", "--env", "dev", "--json")
     assert done.returncode == 1
@@ -437,6 +465,47 @@ def test_a_beginning_of_several_ids_acts_on_none_and_all_is_all(prd: Run, folder
     assert sum(id in some.stdout for id in ids) == 2
     done = prd("dead", "drop", "orders:new", "--all", *letter)
     assert sorted(done.stdout.splitlines()) == [f"dropped {id}" for id in sorted(ids)]
+
+
+def test_all_is_all_one_letter_at_a_time(prd: Run, folder: Path, redis_server: Any) -> None:
+    env = {**os.environ, "REDIS_URL": redis_server.url}
+    subprocess.run([sys.executable, "-c", FAILING], cwd=folder, env=env, check=True)
+    letter = ["--group", "billing"]
+    done = prd("dead", "drop", "orders:new", "--all", "--limit", "1", *letter)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+    assert "no dead letters" in prd("dead", "list", "orders:new", *letter).stderr
+
+
+CONSUMING = """
+from ductape import Ductape
+
+class Watched:
+    def subscriber(self, next, site):
+        print("subscribed to", site.event, flush=True)
+        return next
+
+
+ductape = Ductape(product="shop", env="prd", catalog="ductape.toml", middleware=[Watched()])
+
+
+@ductape.event.subscribe("orders:new", group="billing")
+async def bill(order: dict) -> None:
+    print("billed", flush=True)
+"""
+
+
+def test_a_command_for_an_app_serves_none_of_its_subscriptions(prd: Run, folder: Path, redis_server: Any) -> None:
+    (folder / "service.py").write_text(CONSUMING)
+    app = ["--app", "service:ductape"]
+    assert prd("publish", "orders:new", "1", *app).stdout.startswith("stored ")
+    assert prd("publish", "orders:new", "-", *app, stdin="2\n3\n").stdout == "2 stored\n"
+    done = prd("tail", "orders:new", "--start", "earliest", "--limit", "3", "--json", *app)
+    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == [1, 2, 3]
+    assert prd("dead", "list", "orders:new", *app).stdout == ""
+    left = subprocess.run(
+        [sys.executable, "-c", LEFT, redis_server.url, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert left.stdout.split() == ["billing", "3"]
 
 
 @pytest.mark.parametrize("action", [["list"], ["replay", "--all"], ["show", "some"]])

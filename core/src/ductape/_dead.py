@@ -13,6 +13,7 @@ from ._bounds import CLOSE, wait_until
 from ._codec import Decoding, Unreadable
 from ._engine import Engine
 from ._event import Delivered
+from ._group import LAG
 from ._intake import Source
 from ._lanes import GONE, MOVING, READY, Item
 from ._moves import plain
@@ -21,8 +22,8 @@ from ._places import Place
 from ._records import Delivery, Intake, Outgoing, Purpose, Verdict
 from .errors import AdapterError, OpenError, StateError
 
-IDLE = 1.0
-"""Seconds without a further letter that end a listing."""
+QUIET, IDLE = 1.0, 5.0
+"""Seconds without a further letter that end a listing: where the provider tells that nothing is left, and anywhere."""
 
 
 class DeadLetter(Delivered):
@@ -107,7 +108,8 @@ class DeadLetter(Delivered):
 class _Desk:
     """One listing: what it holds, and what is done with it."""
 
-    def __init__(self, engine: Engine, place: Place, group: str) -> None:
+    def __init__(self, engine: Engine, place: Place, group: str, idle: float) -> None:
+        self._idle = idle
         self.decoding = Decoding(engine.settings.codecs, Any)
         self._engine, self._place, self._group = engine, place, group
         self._letters: asyncio.Queue[Item] = asyncio.Queue()
@@ -131,12 +133,32 @@ class _Desk:
         source.arrived()
 
     async def next(self) -> Item | None:
-        """Return the next letter, or None if none came for a while."""
-        getting = asyncio.ensure_future(self._letters.get())
-        if await wait_until(getting, self._engine.clock, self._engine.clock.now() + IDLE):
+        """Return the next letter, or None if there is none; raises `OpenError` if the broker could not say."""
+        source, clock = self._source, self._engine.clock
+        assert source is not None  # it is open
+        getting, began = asyncio.ensure_future(self._letters.get()), clock.now()
+        quiet = began + min(QUIET, self._idle)
+        if not await wait_until(getting, clock, quiet) and not await self._empty(source):
+            await wait_until(getting, clock, began + self._idle)
+        if getting.done():
             return getting.result()
         getting.cancel()
+        if source.error is not None:
+            raise self.failed(source.error) from source.error
         return None
+
+    def failed(self, error: AdapterError) -> OpenError:
+        """Say which listing failed, and how."""
+        where = f"dead letters of {self._place.event!r} in group {self._group!r}"
+        return OpenError("CONNECT_FAILED", f"{where}: {error}")
+
+    async def _empty(self, source: Source) -> bool:
+        """Tell whether the provider says that nothing is left; a slow poll may still bring what there is."""
+        measured = source.measured
+        try:
+            return measured is not None and await self._engine.bounds.call(measured.lag(), LAG) == 0
+        except AdapterError:
+            return False
 
     def drop(self, item: Item) -> None:
         """It is with somebody else now; its state tells."""
@@ -191,16 +213,16 @@ class _Desk:
 
 
 async def dead_letters(
-    engine: Engine, event: str, group: str | None, env: str | None, limit: int
+    engine: Engine, event: str, group: str | None, env: str | None, limit: int, idle: float
 ) -> AsyncIterator[DeadLetter]:
     """List the dead letters of a group; those that are neither replayed nor dropped stay."""
     place = await engine.atlas.place(event, env)
     name = check_group(group) if group is not None else place.group
-    desk = _Desk(engine, place, name)
+    desk = _Desk(engine, place, name, idle)
     try:
         await desk.open(limit)
     except AdapterError as error:
-        raise OpenError("CONNECT_FAILED", f"dead letters of {event!r} in group {name!r}: {error}") from error
+        raise desk.failed(error) from error
     seen: set[str] = set()
     try:
         for _ in range(limit):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 from msgspec.structs import replace
 
 from ._config import snake
-from ._dead import DeadLetter, dead_letters
+from ._dead import IDLE, DeadLetter, dead_letters
 from ._engine import Declaration, Engine
 from ._event import Receipt
 from ._handler import Handler, Signature, read_signature
@@ -259,6 +259,7 @@ class EventDoor:
         env: str | None = None,
         product: str | None = None,
         limit: int = 1000,
+        idle: float = IDLE,
     ) -> AsyncIterator[DeadLetter]:
         """List a group's dead letters: ``async for letter in ductape.event.dead(event, group="billing"): …``.
 
@@ -270,10 +271,18 @@ class EventDoor:
             env: Another environment than the client's.
             product: The client's product, if it is to be said.
             limit: How many at most; they are held while the listing lasts.
+            idle: Seconds without a further letter that end the listing; where the provider tells that nothing is left,
+                it ends after 1 s.
+
+        Raises:
+            OpenError: The broker is away, at the beginning or before the end was reached.
+            ConfigError: ``OPTION_INVALID``.
         """
         split_event(event)
         self._check_product(product)
-        return dead_letters(self._begin(), event, group, env, limit)
+        if not idle > 0:
+            raise ConfigError("OPTION_INVALID", f"dead {event!r}: idle={idle!r} is seconds, above 0.", option="idle")
+        return dead_letters(self._begin(), event, group, env, limit, idle)
 
     async def remove_group(self, event: str, *, group: str, env: str | None = None, product: str | None = None) -> None:
         """Remove a group for good, with all that only it holds: what it has not handled, its retries, its dead letters.

@@ -50,6 +50,7 @@ class Hub:
         self._poke: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._waiting: frozenset[Source] | None = None
+        self._reading: frozenset[Source] = frozenset()
         self._turns = 0
         self._swept = 0.0
         self._block = BLOCK
@@ -77,7 +78,7 @@ class Hub:
     async def left(self, sources: Sequence[Source]) -> None:
         """Return when what was being read for these has arrived."""
         turn = self._turns
-        if self._waiting is None or self._waiting.isdisjoint(sources):
+        if self._reading.isdisjoint(sources):  # a read that does not wait, or a claim, brings something too
             return
         self.interrupt()
         for _ in range(100):
@@ -106,6 +107,7 @@ class Hub:
             if not asks:
                 await self._changed.wait()
                 continue
+            self._reading = frozenset(asks)
             try:
                 await self._turn(asks)
             except AdapterError as error:
@@ -113,6 +115,7 @@ class Hub:
             except Exception as error:
                 self.desk.log.exception("the reader of %s failed", self._names())
                 self._failed(AdapterError(Fault.LOST, f"the reader failed: {type(error).__name__}"))
+            self._reading = frozenset()
             self._turns += 1
 
     async def _turn(self, asks: Asks) -> None:

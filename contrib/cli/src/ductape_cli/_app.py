@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from cyclopts import App, CycloptsError
 
 from ductape.errors import DuctapeError
 
-from . import _adapters, _catalog, _dead, _doctor, _messages, _schema, _service
+from . import _adapters, _catalog, _dead, _doctor, _messages, _schema, _service, _top
 from ._out import Out
 
 __all__ = ["app", "run"]
@@ -28,6 +29,7 @@ app.command(_messages.tail)
 app.command(_catalog.brokers)
 app.command(_catalog.topics)
 app.command(_dead.dead)
+app.command(_top.top)
 app.command(_doctor.doctor)
 app.command(_adapters.providers)
 app.command(_catalog.check)
@@ -35,13 +37,19 @@ app.command(_schema.schema)
 app.command(_adapters.new_adapter)
 
 
+AWAY = ("CONNECT_FAILED", "PUBLISH_TIMEOUT", "SUBSCRIBE_FAILED")
+CLOSER = " `ductape doctor` looks closer: connection, rights, channels."
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command, and return its status."""
     out = Out(json="--json" in arguments)
+    if isinstance(logging.lastResort, logging.Handler):  # a command tells itself what its client library warns about
+        logging.lastResort.addFilter(logging.Filter("ductape"))
     try:
         status = app(arguments, result_action="return_value", exit_on_error=False, print_error=not out.json)
     except DuctapeError as error:
-        out.error(error.code, str(error).removeprefix(f"{error.code}: "))
+        out.error(error.code, f"{error}{CLOSER if error.code in AWAY else ''}")
         return 1
     except CycloptsError as error:
         if out.json:

@@ -12,7 +12,7 @@ from ductape import DeadLetter, Ductape
 from ductape.adapter import AdapterError, Fault, Purpose
 from ductape.errors import ConfigError, OpenError
 
-from ._where import Where, above, looking
+from ._where import Where, above, closing, looking
 
 __all__ = ["dead"]
 
@@ -179,18 +179,15 @@ async def _each(shelf: Shelf, wanted: Sequence[str], act: Callable[[DeadLetter],
 @asynccontextmanager
 async def _opened(shelf: Shelf) -> AsyncIterator[Callable[[int], AsyncIterator[DeadLetter]]]:
     """Give what lists at most so many of the group's letters; nothing is created, and nothing of an app is served."""
-    ductape = shelf.where.client()
-    there = await _there(shelf, ductape)
+    async with closing(shelf.where.client()) as ductape:
+        there = await _there(shelf, ductape)
 
-    async def letters(limit: int) -> AsyncIterator[DeadLetter]:
-        if there and limit:
-            async for letter in ductape.event.dead(shelf.event, group=shelf.group, limit=limit):
-                yield letter
+        async def letters(limit: int) -> AsyncIterator[DeadLetter]:
+            if there and limit:
+                async for letter in ductape.event.dead(shelf.event, group=shelf.group, limit=limit):
+                    yield letter
 
-    try:
         yield letters
-    finally:
-        await ductape.close()
 
 
 async def _there(shelf: Shelf, declared: Ductape) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from itertools import islice
@@ -18,11 +17,12 @@ import msgspec
 from cyclopts import Parameter
 
 from ductape import Ductape, Event
-from ductape.adapter import Groups, Removable
-from ductape.errors import CapabilityError, ConfigError, ManyFailed, PayloadError
+from ductape.adapter import AdapterError, Groups, Removable
+from ductape.errors import CapabilityError, ConfigError, ManyFailed, OpenError, PayloadError
 
+from ._ending import ending
 from ._out import Out
-from ._where import Where, above
+from ._where import Where, above, closing, looking
 
 __all__ = ["publish", "tail"]
 
@@ -62,7 +62,7 @@ async def publish(
         whole: With `-` or `@file`: the whole text is one message.
         where: Catalog, product and environment.
     """
-    async with where.client() as ductape:
+    async with closing(where.client()) as ductape:
         if (message == "-" or message.startswith("@")) and not whole:
             return await _publish_lines(ductape, event, message, along, where.out)
         text = message
@@ -98,7 +98,7 @@ async def _publish_lines(ductape: Ductape, event: str, source: str, along: Along
                 bad = [each for each in error.results if isinstance(each, BaseException)]
                 failed += len(bad)
                 stored += len(error.results) - len(bad)
-                out.error(error.code, str(error))
+                out.error(error.code, str(error).removesuffix(" See .results for each."))
             advance(len(part))
             if wrong is not None:
                 out.line(f"{stored} stored before it", {"stored": stored, "failed": failed})
@@ -177,15 +177,23 @@ async def tail(
     above("limit", limit, least=1)
     above("seconds", seconds)
     out, group = where.out, f"tail-{secrets.token_hex(4)}"
-    async with where.client() as ductape:
+    # The app's own middleware stays out: one that keeps track of what was handled would take a look for it.
+    async with await looking(where.client(), creates=True) as ductape:
         lossy = await _may_tail(ductape, event, group)
-        began = Shown(out, limit)
+        done = asyncio.Event()
         subscription = await ductape.event.subscribe(
-            event, callback=began.show, group=group, start=start, concurrency=1, on_unmatched="ignore"
+            event,
+            callback=Shown(out, limit, done).show,
+            group=group,
+            start=start,
+            concurrency=1,
+            on_unmatched="ignore",
         )
         out.note(f"{event} from {start}; interrupt to end")
         try:
-            await began.over(seconds)
+            with ending(done), suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await done.wait()
         finally:
             await subscription.close()
             if not lossy:
@@ -196,10 +204,9 @@ async def tail(
 class Shown:
     """Messages as they are shown, until there are enough."""
 
-    def __init__(self, out: Out, limit: int | None) -> None:
-        """Show `limit` at most."""
-        self._out, self._left = out, limit
-        self._done = asyncio.Event()
+    def __init__(self, out: Out, limit: int | None, done: asyncio.Event) -> None:
+        """Show `limit` at most; the last one sets `done`."""
+        self._out, self._left, self._done = out, limit, done
 
     async def show(self, event: Event[bytes]) -> None:
         """Show one; whatever its bytes are, for there is nowhere to put what cannot be read."""
@@ -218,25 +225,14 @@ class Shown:
         if self._left == 0:
             self._done.set()
 
-    async def over(self, seconds: float | None) -> None:
-        """Wait for the end: enough, the time, or a signal."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._done.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._done.wait()
-        except TimeoutError:
-            pass
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
 
 async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
     """Refuse what cannot be watched without disturbing others; tell if the channel has no groups at all."""
     place = await _outside(ductape, event)
-    connection, can = await place.link.prepare(place.channel, place.groups)
+    try:
+        connection, can = await place.link.prepare(place.channel, place.groups)
+    except AdapterError as error:
+        raise OpenError("CONNECT_FAILED", f"{event}: {error}") from error
     if can.groups is Groups.NONE:
         return True
     if can.groups is Groups.ONE:
@@ -250,8 +246,9 @@ async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
 
 async def _outside(ductape: Ductape, event: str) -> Any:
     """Return where an event lives; refuse what ends with this process."""
+    await ductape.event.publisher(event)  # it begins with the first
     engine = ductape.engine
-    assert engine is not None  # open
+    assert engine is not None  # begun
     place = await engine.atlas.place(event)
     if place.link.provider == "MEMORY":
         text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."

@@ -53,6 +53,7 @@ class Out:
 
     def error(self, code: str, text: str) -> None:
         """Tell why it could not be done, on standard error."""
+        text = text.removeprefix(f"{code}: ")
         failure = _encoded({"error": {"code": code, "text": text}})
         print(failure if self.json else f"error: {code}: {text}", file=sys.stderr, flush=True)
 

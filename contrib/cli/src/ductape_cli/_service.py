@@ -9,8 +9,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ductape._runner import run as run_on_loop
 from ductape.errors import ConfigError
 
+from ._figures import answered
 from ._where import loaded
 
 __all__ = ["run"]
@@ -42,7 +44,12 @@ def run(
     client = loaded(target)
     number = len(client._declarations)
     log.info("%s: product %s, env %s, %d subscriptions", target, client.product, client.env, number)
-    client.run()
+
+    async def serve() -> None:
+        async with answered(client, target):
+            await client.serve()
+
+    run_on_loop(serve)
     return 0
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +20,7 @@ from ductape.errors import CatalogError, ConfigError, nearest
 
 from ._out import Out
 
-__all__ = ["Json", "Where", "above", "declared_envs", "loaded", "looking"]
+__all__ = ["Json", "Where", "above", "closing", "declared_envs", "loaded", "looking"]
 
 MANIFESTS = ("ductape.toml", "ductape.yaml", "ductape.yml", "ductape.json")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON, for programs.")]
@@ -126,11 +128,28 @@ def _decoded(path: Path) -> object:
     return msgspec.json.decode(data) if path.suffix == ".json" else msgspec.yaml.decode(data)
 
 
-async def looking(declared: Ductape) -> Ductape:
-    """Return a client of the same declarations that creates nothing."""
-    client = Ductape(product=declared.product, env=declared.env)
+@asynccontextmanager
+async def closing(client: Ductape) -> AsyncIterator[Ductape]:
+    """Give a client that begins with its first use, and close it: what its app subscribes to is not opened."""
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def looking(declared: Ductape, *, creates: bool = False) -> Ductape:
+    """Return a client of the same brokers and topics, without an app's subscriptions, middleware and checks.
+
+    Args:
+        declared: Whose.
+        creates: Whether it may create what the declarations say that may be created; else it creates nothing.
+    """
+    client = Ductape(product=declared.product, env=declared.env, registry=declared._settings.registry)
     for broker in await declared.broker.fetch_all():
-        envs: Any = [{"slug": env.slug, "type": env.type, "config": env.config, "create": False} for env in broker.envs]
+        envs: Any = [
+            {"slug": env.slug, "type": env.type, "config": env.config, "create": creates and env.create}
+            for env in broker.envs
+        ]
         await client.broker.create(tag=broker.tag, envs=envs)
     for topic in await declared.broker.topic.fetch_all():
         fields: Any = {"order": topic.order, "groups": topic.groups, "options": topic.options}
@@ -168,11 +187,13 @@ def loaded(target: str) -> Ductape:
     sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports one that is not
-        text = f"{where}: there is no module {error.name!r} here or among what is installed."
-        raise ConfigError("OPTION_INVALID", text) from None
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if missing and f"{module}.".startswith(f"{missing}."):
+            text = f"{where}: there is no module {missing!r} here or among what is installed."
+            raise ConfigError("OPTION_INVALID", text) from None
+        text = f"{where}: to import {module} failed{_at(error)}: {type(error).__name__}: {error}. It is shown whole by "
+        raise ConfigError("OPTION_INVALID", f'{text}`python -c "import {module}"`.') from error
     value: Any = getattr(found, name, None)
     value = value() if callable(value) and not isinstance(value, Ductape) else value
     if not isinstance(value, Ductape):
@@ -181,3 +202,11 @@ def loaded(target: str) -> Ductape:
         text = f"{where}: {module} has no Ductape object of this name, and no function that returns one.{hint}"
         raise ConfigError("OPTION_INVALID", text)
     return value
+
+
+def _at(error: Exception) -> str:
+    """Say where it was raised: the last line of code that is a file's."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename} line {error.lineno}"
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+    return f" at {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
