@@ -30,7 +30,8 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = [%d] %p %m (%c)%n
 """
-_API_VERSIONS = b"\x00\x00\x00\x0e\x00\x12\x00\x00\x00\x00\x00\x01\x00\x04test"
+_METADATA = b"\x00\x00\x00\x13\x00\x03\x00\x05\x00\x00\x00\x01\x00\x04test\x00\x00\x00\x00\x00"
+"""Asks for the brokers, and for no topic (Metadata, version 5)."""
 _PROPERTIES: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
@@ -144,11 +145,12 @@ class Kafka(Server):
         return [*self._jvm("kafka.Kafka"), "server.properties"]
 
     def ready(self) -> bool:
-        """Asks for the versions that the broker speaks; it answers once it serves."""
+        """Asks for the brokers: one that serves but is not registered yet names none, not even itself."""
         try:
             with socket.create_connection((self.host, self.port), timeout=2.0) as link:
-                link.sendall(_API_VERSIONS)
-                return len(link.recv(64)) > 8
+                link.sendall(_METADATA)
+                answer = link.recv(16)  # length, correlation, throttle, brokers
+                return len(answer) == 16 and int.from_bytes(answer[12:]) > 0
         except OSError:
             return False
 

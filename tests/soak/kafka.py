@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from ductape import Event, PublishError
+from ductape import Ductape, Event, PublishError
 from ductape_conformance.proxy import TcpProxy
 from tests.brokers.kafka import Kafka, cluster
 from tests.brokers.server import proxy_of
 from tests.soak.ground import GROUP, TOPIC, Ground, Row, Run, declared
 from tests.soak.runs import CALLERS, EACH, PAUSE
 
+DEADLINE = 60.0
 CHANNEL = TOPIC.replace(":", ".")
 QUICK = {
     "broker.session.timeout.ms": "3000",
@@ -33,7 +34,7 @@ class KafkaGround(Ground):
     name: ClassVar[str] = "kafka"
     packages: ClassVar[tuple[str, ...]] = ("ductape-kafka", "aiokafka")
     settings: ClassVar[str] = (
-        "one broker, 6 partitions; `session` 3 s. With three: replication 3, `min.insync.replicas` 2"
+        "one broker, 6 partitions; `session` 3 s, `deadline` 60 s. With three: replication 3, `min.insync.replicas` 2"
     )
     ordered: ClassVar[bool] = True
 
@@ -44,6 +45,10 @@ class KafkaGround(Ground):
     def env(self, port: int | None = None) -> Mapping[str, Any]:
         """Return a short session."""
         return environment([f"127.0.0.1:{port or self.server.port}"], self.lease)
+
+    async def client(self, port: int | None = None, **options: Any) -> Ductape:
+        """Return a client whose publishes outlast a restart of the broker: 5 s, and 28 where others work too."""
+        return await super().client(port, **{"deadline": DEADLINE, **options})
 
     def proxied(self, server: Any) -> AbstractAsyncContextManager[TcpProxy]:
         """Open the proxy whose port the broker tells."""
@@ -107,7 +112,7 @@ async def leaders_killed(ground: Ground, times: int = 5) -> Row:
     async with three() as brokers:
         urls = [each.url for each in brokers]
         env = environment(urls, ground.lease, replication=3)
-        ductape = await declared(env, ground.topic())
+        ductape = await declared(env, ground.topic(), deadline=DEADLINE)
         await ductape.event.subscribe(TOPIC, callback=handle, group=GROUP, concurrency=16, order="key")
 
         async def caller(number: int) -> None:

@@ -9,9 +9,21 @@ from typing import Any, ClassVar
 import pytest
 from aiokafka import TopicPartition, errors
 
-from ductape.adapter import AdapterError, Channel, Fault, Intake, Outgoing
+from ductape.adapter import (
+    AdapterError,
+    Channel,
+    Delivery,
+    Epoch,
+    Fault,
+    Intake,
+    Outgoing,
+    Settlement,
+    Stored,
+    Verdict,
+    Window,
+)
 from ductape_kafka import KafkaConfig
-from ductape_kafka._assignment import Assignment, agreed
+from ductape_kafka._assignment import Assignment, Partition, agreed
 from ductape_kafka._client import Options, leave
 from ductape_kafka._connection import KafkaConnection
 from ductape_kafka._producer import Producers
@@ -255,3 +267,81 @@ async def test_a_batch_is_no_larger_than_its_topic_takes(producers: Producers) -
     builder = SimpleNamespace(append=lambda **_: object())
     assert sender._fill(builder, [Outgoing(b"x" * 400, {}, f"id{number}") for number in range(5)]) == 2
     assert sender._fill(builder, [Outgoing(b"x" * 1000, {}, "full")]) == 1
+    assert sender._fill(builder, [Outgoing(b"x", {}, f"id{number}", "k" * 400) for number in range(5)]) == 2
+
+
+async def test_of_a_batch_that_the_broker_had_already_the_place_is_unknown(producers: Producers) -> None:
+    async def send_batch(*_: object, **__: object) -> asyncio.Future[SimpleNamespace]:
+        stored = asyncio.get_running_loop().create_future()
+        stored.set_result(SimpleNamespace(offset=-1))
+        return stored
+
+    builder = SimpleNamespace(append=lambda **_: object(), close=lambda: None)
+    cluster = SimpleNamespace(partitions_for_topic=lambda _: {0}, available_partitions_for_topic=lambda _: {0})
+    producer: Any = SimpleNamespace(
+        create_batch=lambda: builder, send_batch=send_batch, client=SimpleNamespace(cluster=cluster)
+    )
+    producers.current = producer
+    sender = KafkaSender(producers, ["orders"], {"orders": Topic(1, 1000, False)}, LoopClock())
+    assert await sender.send([record(1), record(2)]) == [Stored(""), Stored("")]
+
+
+def member(monkeypatch: pytest.MonkeyPatch, consumer: Consumer) -> tuple[KafkaReceiver, Delivery, Delivery]:
+    """A receiver that has joined, and the two deliveries of its only partition."""
+    receiver = receiver_of(monkeypatch, consumer)
+    receiver.consumer = receiver.assignment.consumer = consumer
+    partition = assigned(receiver.assignment)
+    deliveries = [Delivery(b"", {}, partition.window.epoch, (partition, number)) for number in range(2)]
+    for number, delivery in enumerate(deliveries):
+        partition.window.take(number, delivery)
+        partition.out.add(number)
+    return receiver, deliveries[0], deliveries[1]
+
+
+def assigned(assignment: Assignment) -> Partition:
+    tp = TopicPartition("orders", 0)
+    partition = Partition(tp, Window(Epoch("", LoopClock()), 0), None)
+    assignment.partitions, assignment.open = {tp: partition}, True
+    return partition
+
+
+async def test_what_was_handed_back_is_so_once_though_the_commit_beside_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(_: object) -> None:
+        raise errors.KafkaConnectionError("away")
+
+    receiver, one, other = member(monkeypatch, Consumer(commit=away, getmany=None))
+    answers = await receiver.settle([Settlement(one, Verdict.RELEASE), Settlement(other, Verdict.ACK)])
+    assert answers[0] is None
+    assert answers[1] is not None
+    assert answers[1].fault is Fault.TRANSIENT
+    assert receiver._take(10) == [one]
+
+
+async def test_a_commit_that_hangs_ends_with_its_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ductape_kafka._assignment.LAST_COMMIT", 0.05)
+    receiver, one, _ = member(monkeypatch, Consumer(commit=forever))
+    settling = asyncio.ensure_future(receiver.settle([Settlement(one, Verdict.ACK)]))
+    await asyncio.sleep(0)
+    one.epoch.held = 0
+    async with asyncio.timeout(5):
+        await receiver.assignment.on_partitions_revoked([])
+        (answer,) = await settling
+    assert answer is not None
+    assert answer.fault is Fault.TRANSIENT
+    assert await receiver.lag() is None, "nobody knows while the group rebalances"
+
+
+async def test_a_commit_of_an_earlier_assignment_says_nothing_about_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def moved(_: object) -> None:
+        later.append(assigned(receiver.assignment))
+        raise errors.CommitFailedError("a new generation")
+
+    later: list[Partition] = []
+    receiver, one, _ = member(monkeypatch, Consumer(commit=moved))
+    (answer,) = await receiver.settle([Settlement(one, Verdict.ACK)])
+    assert answer is not None
+    assert answer.fault is Fault.LOST
+    assert receiver.assignment.open
+    assert later[0].window.epoch.alive

@@ -1,15 +1,21 @@
-"""TLS and SASL, on a broker that requires them, with certificates of our own."""
+"""TLS and SASL, on a broker that requires them, with certificates of our own; the mission's page on it."""
 
+import asyncio
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from ductape import Ductape
 from ductape.adapter import AdapterError, Channel, Fault, Intake, Outgoing, Secret, Settlement, Stored, Verdict
+from ductape.errors import MessageTooLarge, OpenError, PublishError
+from ductape.types import MessageBrokerTypes
 from ductape_kafka import KafkaAdapter, KafkaConfig, Sasl, Tls
 from tests.brokers.kafka import Kafka
 from tests.brokers.server import Unavailable
@@ -149,3 +155,73 @@ async def test_tls_on_a_port_that_has_none_is_told(secured: Secured) -> None:
 async def test_no_tls_on_a_port_that_wants_it_is_told(secured: Secured) -> None:
     error = await refused(secured.config("MUTUAL"))
     assert "if the port is for TLS, set config.ssl" in error.text
+
+
+def environment(secured: Secured, **more: Any) -> Any:
+    config: Mapping[str, Any] = {
+        "brokers": [f"127.0.0.1:{secured.broker.ports['SECURE']}"],
+        "clientId": "order-service",
+        "groupId": "order-consumers",
+        "topic": f"orders{secrets.token_hex(4)}",
+        "ssl": {"ca": str(secured.folder / "ca.pem")},
+        "sasl": {"mechanism": "scram-sha-256", "username": "alice", "password": "${KAFKA_PASSWORD}"},
+    }
+    return {"slug": "prd", "type": MessageBrokerTypes.KAFKA, "config": {**config, **more}}
+
+
+async def client(secured: Secured, **more: Any) -> Ductape:
+    ductape = Ductape(product="my-product", env="prd")
+    await ductape.broker.create({
+        "name": "Order Events", "tag": "order-events", "description": "Handles all order-related messages",
+        "envs": [environment(secured, **more)],
+    })  # fmt: skip
+    await ductape.broker.topic.create(
+        name="New Orders", message_broker_tag="order-events", tag="order-events:new-orders",
+        sample={"orderId": "12345", "total": 99.99},
+    )  # fmt: skip
+    return ductape
+
+
+async def test_the_missions_page_on_kafka(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    seen: asyncio.Queue[Any] = asyncio.Queue()
+    async with await client(secured) as ductape:
+        subscription = await ductape.event.subscribe(
+            {"env": "prd", "product": "my-product", "event": "order-events:new-orders", "callback": seen.put}
+        )
+        assert "order-consumers" in repr(subscription)
+        await ductape.event.publish({
+            "event": "order-events:new-orders", "message": {"orderId": "12345"},
+            "session": {"tag": "user-session", "token": "eyJ"},
+        })  # fmt: skip
+        assert await asyncio.wait_for(seen.get(), 20) == {"orderId": "12345"}
+        with pytest.raises(MessageTooLarge, match="bytes, and the channel takes"):
+            await ductape.event.publish("order-events:new-orders", {"orderId": "1" * 2_000_000})
+
+
+async def test_what_an_operator_has_to_mend_is_told_when_it_opens(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", "wrong horse")
+    async with await client(secured) as ductape:
+        with pytest.raises(PublishError, match=r"refuses config\.sasl: check username, password and mech") as error:
+            await ductape.event.publish("order-events:new-orders", {})
+        assert error.value.stored == "no"
+        assert "wrong horse" not in str(error.value)
+        with pytest.raises(OpenError, match=r"refuses config\.sasl"):
+            await ductape.event.subscribe("order-events:new-orders", callback=lambda message: None)
+
+
+async def test_a_missing_topic_that_may_not_be_created_is_told_when_it_opens(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
+    ductape = Ductape(product="my-product", env="prd")
+    await ductape.broker.create(tag="order-events", envs=[environment(secured) | {"create": False}])
+    await ductape.broker.topic.create(tag="order-events:new-orders")
+    async with ductape:
+        with pytest.raises(PublishError, match="is missing, and may not be created here") as error:
+            await ductape.event.publish("order-events:new-orders", {})
+        assert error.value.stored == "no"
+        with pytest.raises(OpenError, match="is missing, and may not be created here"):
+            await ductape.event.subscribe("order-events:new-orders", callback=lambda message: None)

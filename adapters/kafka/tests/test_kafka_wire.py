@@ -2,11 +2,16 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 
 from ductape.adapter import AdapterError, Channel, Delivery, Epoch, Fault, Outgoing, Purpose, Stored
+from ductape_kafka._client import plainly
 from ductape_kafka._wire import (
     TIERS,
     delivery_of,
@@ -54,6 +59,33 @@ def test_body_headers_and_key_come_back_as_they_were() -> None:
     delivery = consumed(sent.body, text_bytes(sent.key or ""), *headers_of(sent))
     assert (delivery.body, delivery.headers, delivery.key) == (sent.body, sent.headers, sent.key)
     assert (delivery.position, delivery.stored_at, delivery.error) == ("orders[1]@7", 1_700_000_000.123, "")
+
+
+@pytest.mark.parametrize("timestamp", [None, -1])
+def test_a_record_without_a_time_has_none(timestamp: int | None) -> None:
+    native = SimpleNamespace(value=b"1", key=None, headers=(), timestamp=timestamp)
+    assert delivery_of(native, Epoch(), None, "orders[1]@7").stored_at is None
+
+
+def test_what_the_client_has_fetched_is_handed_out_as_it_was_read() -> None:
+    batch = BatchBuilder(1000, 0)
+    batch.append(timestamp=1_700_000_000_123, key=b"k", value=b"1", headers=[("a", b"1")])
+    stored, partition = bytes(batch._build()), TopicPartition("orders", 1)
+
+    def fetched() -> SimpleNamespace:
+        records = PartitionRecords(partition, MemoryRecords(stored), [], 0, None, None, True, 0)
+        return SimpleNamespace(_partition_records=records)
+
+    found, error = fetched(), SimpleNamespace()
+    consumer: Any = SimpleNamespace(_fetcher=SimpleNamespace(_records={partition: found, "failed": error}))
+    plainly(consumer)
+    (read,), (copied,) = list(found._partition_records), list(fetched()._partition_records)
+    assert isinstance(copied, ConsumerRecord)
+    assert not isinstance(read, ConsumerRecord)
+    epoch = Epoch()
+    one, other = (delivery_of(each, epoch, None, "") for each in (read, copied))
+    assert (one.body, one.key, one.headers, one.stored_at) == (other.body, other.key, other.headers, other.stored_at)
+    assert (one.body, one.key, one.headers, one.stored_at) == (b"1", "k", {"a": "1"}, 1_700_000_000.123)
 
 
 def test_bytes_that_are_no_text_survive_a_copy() -> None:

@@ -75,11 +75,15 @@ class Window:
     def done(self, offset: int) -> None:
         """Settle a record. Idempotent."""
         self._held.pop(offset, None)
-        if not self._open or offset < self._open[0]:
+        opened, done = self._open, self._done
+        if not opened or offset < opened[0]:
             return
-        self._done.add(offset)
-        while self._open and self._open[0] in self._done:
-            self._done.remove(self._open.popleft())
+        if offset != opened[0]:
+            done.add(offset)
+            return
+        opened.popleft()
+        while opened and opened[0] in done:
+            done.remove(opened.popleft())
 
     def metadata(self, room: int = 4000) -> str:
         """Return what is to be stored beside the mark, in at most `room` bytes of ASCII; empty if there is nothing."""

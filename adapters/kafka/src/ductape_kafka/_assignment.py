@@ -17,6 +17,10 @@ __all__ = ["Assignment", "Partition", "agreed"]
 
 COMMIT = 8.0
 """Seconds for a commit; the kernel allows 10."""
+ROOM = 4000
+"""Bytes of a commit's metadata; a broker takes 4096 unless its ``offset.metadata.max.bytes`` says less."""
+SMALLEST = 60
+"""Where the broker takes less than this, nothing is kept beside the mark."""
 LAST_COMMIT = 3.0
 """Seconds for that before partitions move: the group waits."""
 ASK = 10.0
@@ -73,6 +77,9 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self.consumer: AIOKafkaConsumer | None = None
         self._drain, self._limit, self._clock, self._changed = drain, max(1000, window), clock, changed
         self._committing = asyncio.Lock()
+        self._under_way: asyncio.Timeout | None = None
+        """Bounds the commit that has the lock."""
+        self._room = ROOM
 
     # -- a rebalance
 
@@ -85,6 +92,9 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             await self.commit(LAST_COMMIT)
         except AdapterError:
             pass  # what was settled since the last commit comes again
+        if self._under_way is not None and not self._under_way.expired():
+            # The client would send it again in the next assignment's name, and move marks of the next owner back.
+            self._under_way.reschedule(0.0)
         self.partitions = {}
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -155,26 +165,37 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             AdapterError: ``TRANSIENT`` if it is not confirmed; ``LOST`` if the partitions are not ours any more: then
                 their epochs have ended.
         """
-        try:
-            with translate(RECEIVING):
-                async with asyncio.timeout(seconds), self._committing:
+        with translate(RECEIVING):
+            async with asyncio.timeout(seconds) as bound, self._committing:
+                self._under_way = bound
+                try:
                     await self._commit()
-        except AdapterError as error:
-            if isinstance(error.__cause__, errors.CommitFailedError | errors.IllegalStateError):
-                self.end()
-                raise AdapterError(Fault.LOST, "the partitions are with another member") from error
-            raise
+                finally:
+                    self._under_way = None
 
     async def _commit(self) -> None:
+        partitions = self.partitions
         todo: dict[Partition, tuple[int, str]] = {}
-        for each in self.partitions.values():
-            now = (each.window.mark, each.window.metadata())
+        for each in partitions.values():
+            now = (each.window.mark, each.window.metadata(self._room))
             if now != each.stored:
                 todo[each] = now
-        if todo:
+        if not todo:
+            return
+        try:
             await self._client.commit({each.tp: OffsetAndMetadata(*now) for each, now in todo.items()})
-            for each, now in todo.items():
-                each.stored = now
+        except errors.OffsetMetadataTooLargeError:
+            if not self._room:
+                raise
+            self._room = self._room // 2 if self._room > SMALLEST else 0
+            await self._commit()
+            return
+        except (errors.CommitFailedError, errors.IllegalStateError) as error:
+            if self.partitions is partitions:  # else there is a new assignment, which this says nothing about
+                self.end()
+            raise AdapterError(Fault.LOST, "the partitions are with another member") from error
+        for each, now in todo.items():
+            each.stored = now
 
     def end(self) -> None:
         """Give all partitions up."""

@@ -27,7 +27,7 @@ from ductape.adapter import (
 )
 
 from ._assignment import Assignment, Partition, agreed
-from ._client import Options, leave
+from ._client import Options, leave, plainly
 from ._config import KafkaConfig
 from ._wire import OPENING, RECEIVING, delivery_of, returned_of, texts_of
 
@@ -35,6 +35,8 @@ __all__ = ["KafkaReceiver"]
 
 NOWHERE = TopicPartition("", 0)
 """A poll for it serves the client and returns nothing; one for no partition would return all."""
+MOST = 500
+"""Records that are taken at a time: of more each takes longer, and handlers begin later."""
 JOIN = 55.0
 """Seconds for joining a group, which waits for its other members; the kernel allows 60."""
 ASK = 5.0
@@ -114,8 +116,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         end = self._clock.now() + wait
         while True:
             self._check()
-            taken = self._take(limit)
-            if taken or self.stopped:
+            if (taken := self._take(limit)) or self.stopped:
                 return taken
             if self.assignment.open and await self._polled(limit):
                 continue
@@ -154,7 +155,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         """Look for records; tell whether there are some. Leaves a poll open that waits for others."""
         if self._poll is not None:
             return False
-        room = min(limit, self._window - self._held)
+        room = min(limit, self._window - self._held, MOST)
         ready, everything = self._pollable()
         if room <= 0 or not ready:
             self._partial = True  # a settlement may change that
@@ -163,6 +164,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
             return False
         with translate(RECEIVING):
             # This returns at once: no partition is being moved.
+            plainly(self._client)
             self._accept(await self._client.getmany(*(() if everything else ready), max_records=room))
         if self._ready:
             return True
@@ -172,8 +174,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
 
     def _pollable(self) -> tuple[list[TopicPartition], bool]:
         """Return the partitions that may be polled, and whether these are all."""
-        now = self._clock.time()
-        partitions = self.assignment.partitions
+        now, partitions = self._clock.time(), self.assignment.partitions
         ready: list[TopicPartition] = []
         for tp, each in partitions.items():
             if each.sleeps and each.sleeps <= now:
@@ -237,8 +238,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
 
     async def _wait(self, seconds: float) -> None:
         """Wait for records, for something that was handed back, for a partition to wake, or for the end."""
-        instants = [each.sleeps for each in self.assignment.partitions.values() if each.sleeps]
-        if instants:
+        if instants := [each.sleeps for each in self.assignment.partitions.values() if each.sleeps]:
             seconds = min(seconds, max(0.001, min(instants) - self._clock.time()))
         if self._again:
             seconds = min(seconds, max(0.001, self._again[0][0] - self._clock.now()))
@@ -294,7 +294,10 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         try:
             await self.assignment.commit()
         except AdapterError as error:
-            answers = [answer or error for answer in answers]
+            for place, settlement in enumerate(settlements):
+                # What was handed back needs no commit: answered so, it would be handed back twice.
+                if error.fault is Fault.LOST or settlement.verdict is acknowledged:
+                    answers[place] = answers[place] or error
         self._held = self._count()
         if self._partial or self._again:
             self._partial = False
@@ -313,7 +316,9 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         await self.assignment.commit()
 
     async def lag(self) -> int | None:
-        """Return what the partitions of this member still have for the group."""
+        """Return what the partitions of this member still have for the group; None while the group rebalances."""
+        if not self.assignment.open:
+            return None
         partitions = list(self.assignment.partitions)
         with translate(RECEIVING):
             async with asyncio.timeout(ASK):
@@ -366,6 +371,8 @@ def _consumer(config: KafkaConfig, group: str, options: Options) -> AIOKafkaCons
         "rebalance_timeout_ms": int(rebalance * 1000),
         "request_timeout_ms": int((rebalance + REBALANCE) * 1000),
         "auto_offset_reset": "earliest",
+        # What a transaction took back was never published.
+        "isolation_level": "read_committed",
         # One: the client joins once for each that it has.
         "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
         **options.consumer,

@@ -46,7 +46,7 @@ class KafkaSender(Sender):
             total: All records keep their order, those without a key too.
         """
         self._producers, self._topics, self._clock = producers, topics, clock
-        self._partitions = [known[name].partitions for name in topics]
+        self._partitions = known[topics[0]].partitions
         self._tiers = len(topics) > 1
         self._total = total and not self._tiers
         self._limit, self._compacted = known[topics[0]].limit, known[topics[0]].compacted
@@ -68,13 +68,22 @@ class KafkaSender(Sender):
     def _partition(self, key: str) -> int:
         if len(self._keys) >= KEYS:
             self._keys.clear()
-        found = self._keys[key] = partition_of(key, self._partitions[0])
+        found = self._keys[key] = partition_of(key, self._partitions)
         return found
+
+    def _look(self) -> None:
+        """See whether partitions were added, once the producer knows them: a key may belong to another one then."""
+        producer = self._producers.current if not self._total else None
+        found = producer.client.cluster.partitions_for_topic(self._topics[0]) if producer is not None else None
+        if found and len(found) != self._partitions:
+            self._partitions = len(found)
+            self._keys.clear()
 
     async def send(self, records: Sequence[Outgoing]) -> Sequence[Answer]:
         """Store the records, one batch after the other in each partition, partitions beside one another."""
         end = asyncio.get_running_loop().time() + DEADLINE
         answers: list[Any] = [None] * len(records)
+        self._look()
         lanes = self._split(records, answers)
         if len(lanes) == 1:
             ((place, indexes),) = lanes.items()
@@ -128,7 +137,7 @@ class KafkaSender(Sender):
 
     def _next(self) -> int:
         """Return the next partition for records without a key: one that has a leader and no batch under way, if any."""
-        number, topic = self._partitions[0], self._topics[0]
+        number, topic = self._partitions, self._topics[0]
         self._turn += 1
         turns = [(self._turn + step) % number for step in range(number)]
         idle = [each for each in turns if not self._producers.locks[topic, each].locked()]
@@ -197,9 +206,9 @@ class KafkaSender(Sender):
             self._failed(producer, place, [records[index] for index in indexes[:taken]], indexes, answers, error)
             return 0
         prefix = f"{topic}[{partition}]@"
-        for index in indexes[:taken]:
-            answers[index] = Stored(f"{prefix}{offset}")
-            offset += 1
+        for place_in_log, index in enumerate(indexes[:taken], offset):
+            # Of a batch that it had already, the broker does not tell where it is: -1.
+            answers[index] = Stored(f"{prefix}{place_in_log}" if offset >= 0 else "")
         if self._suspects:
             for index in indexes[:taken]:
                 self._suspects.pop(records[index].id, None)
@@ -212,13 +221,13 @@ class KafkaSender(Sender):
         for record in records:
             if suspects and record.id in suspects and taken:
                 break
-            size += (record.size or len(record.body)) + PER_RECORD
+            key = None if record.key is None else text_bytes(record.key)
+            size += (record.size or len(record.body)) + PER_RECORD + (len(key) if key is not None else 0)
             if size > min(BATCH, self._limit) and taken:
                 break
             headers = headers_of(record)
             if timed:
                 headers.append(returned_header(record, self._clock.time()))
-            key = None if record.key is None else text_bytes(record.key)
             try:
                 full = append(timestamp=None, key=key, value=record.body, headers=headers) is None
             except (TypeError, ValueError):
@@ -265,7 +274,7 @@ class KafkaSender(Sender):
         _answer(answers, indexes[: len(batch)], fault)
 
     def __repr__(self) -> str:
-        return f"<KafkaSender {self._topics[0]} partitions={self._partitions[0]} suspects={len(self._suspects)}>"
+        return f"<KafkaSender {self._topics[0]} partitions={self._partitions} suspects={len(self._suspects)}>"
 
 
 def _name(place: tuple[str, int]) -> str:

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from ductape.adapter import AdapterError, Channel, Fault, Order, Purpose, Site, translate
 
@@ -108,9 +109,11 @@ class Topics:
     async def _look(self, names: Sequence[str], *, patient: bool = False) -> dict[str, list[Any]]:
         """Return the partitions of those that are there; `patient`: leave out those about which nobody can tell yet."""
         async with asyncio.timeout(ASK):
-            answers = await self._admin.describe_topics(list(names))
+            # Its own call has a broker of default settings create what is asked for, with one partition.
+            request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+            answer = await self._admin._send_request(request)
         found: dict[str, list[Any]] = {}
-        for each in answers:
+        for each in answer.to_object()["topics"]:
             name, code = each["topic"], each["error_code"]
             if not code:
                 found[name] = each["partitions"]

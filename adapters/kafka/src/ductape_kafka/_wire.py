@@ -225,7 +225,8 @@ def delivery_of(record: Any, epoch: Epoch, token: object, position: str) -> Deli
     except (UnicodeDecodeError, AttributeError):
         headers = texts_of(record.headers)
         key = _text(key) if isinstance(key, bytes) else None if key is None else str(key)
-    stored_at = record.timestamp / 1000
+    # Formats before Kafka 0.10 have no time, and a producer of those since may give none: -1.
+    stored_at = record.timestamp / 1000 if record.timestamp is not None and record.timestamp >= 0 else None
     return Delivery(record.value or b"", headers, epoch, token, key, None, None, None, stored_at, position)
 
 
