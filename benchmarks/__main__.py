@@ -5,29 +5,35 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from . import cases, counts, kernel, providers
 from .report import compare, markdown, unsound
-from .results import Report, new_report, progress
-from .suites import SCALES, Choice, measure_kernel, measure_provider
+from .results import Report, fingerprint, new_report, progress
+from .runner import OutOfTime, Pace, duration
+from .suites import SCALES, Choice, measure_suite, planned
 
 USAGE = f"""\
 python -m benchmarks [SUITE …] [CASE] [quick | full] [FILE.json]
 python -m benchmarks compare BEFORE.json AFTER.json
-python -m benchmarks page [FILE.json]
+python -m benchmarks page [FILE.json [anyway]]
 python -m benchmarks profile SUITE CASE [CONTESTANT]
 
 SUITE   kernel {" ".join(providers.NAMES)}: all of them, if none is named
 CASE    only cases whose name begins with this: publish, publish-1000, consume, latency … (benchmarks/cases.py); a case
         of the full form, as consume-64kB or backlog, where it is named whole
-quick   two short rounds on one loop, about 5 minutes for everything; without: five rounds on both, at most 45
-full    every case; interrupted, the same command goes on where it stopped
-FILE    where the figures are kept as JSON (benchmarks/results/latest.json; latest-full.json for `full`)
+quick   two short rounds on one loop, at most 5 minutes for everything; without: five rounds on both, at most 45
+full    every case
+FILE    where the figures are kept as JSON; without, and where nothing is chosen but the form, they are taken into the
+        committed results too, as by `page` (not those of `quick`)
 
+Interrupted, the same command goes on where it stopped, unless sources were changed. When time is short, later rounds
+are left out, for all contestants alike.
 Prints tables and goals (benchmarks/goals.toml), and what lost or repeated messages: then the status is 1.
 compare   says what got slower or faster beyond the spread of both
-page      takes the figures of FILE into the committed results, one file a suite, and writes docs/benchmarks.md anew
+page      takes the cases that FILE measured into the committed results, and writes docs/benchmarks.md anew; figures of
+          the form `quick` only with `anyway`
 profile   says where the time of one measurement goes
 """
 SUITES = ("kernel", *providers.NAMES)
@@ -48,8 +54,8 @@ def main(words: list[str]) -> int:
 
         print(profile(*words[1:]))
         return 0
-    if words[:1] == ["page"] and len(words) <= 2:
-        return write_page(*map(Path, words[1:]))
+    if words[:1] == ["page"] and len(words) <= 2 + (words[2:] == ["anyway"]):
+        return write_page(*map(Path, words[1:2]), anyway="anyway" in words)
     files = [word for word in words if word.endswith(".json")]
     form = next((word for word in words if word in SCALES), "usual")
     rest = [word for word in words if word not in (*SUITES, *files, form)]
@@ -60,33 +66,56 @@ def main(words: list[str]) -> int:
     if len(files) > 1 or len(rest) > 1 or {"compare", "page", "profile"} & set(words):
         print(USAGE)
         return 2
-    into = Path(files[0]) if files else RESULTS / ("latest-full.json" if form == "full" else "latest.json")
-    suites = [word for word in SUITES if word in words] or list(SUITES)
-    return measure(suites, form, rest[0] if rest else "", into)
+    suites = [word for word in SUITES if word in words]
+    name = "-".join(["latest", *suites, *rest, *([] if form == "usual" else [form])])
+    into = Path(files[0]) if files else RESULTS / f"{name}.json"
+    status = measure(suites or list(SUITES), form, rest[0] if rest else "", into)
+    if form != "quick" and not (suites or rest or files) and Report.read(into).finished:
+        write_page(into)
+    return status
 
 
 def measure(suites: list[str], form: str, begins: str, into: Path) -> int:
     """Measure suites, print them, keep them; an interruption keeps what is there."""
-    scale = SCALES[form]
-    report = _begun(into, form)
+    scale, report = SCALES[form], _begun(into, form)
+    choice = Choice(scale=scale, begins=begins)
     began, load = time.monotonic(), _load()
+    earlier = {name: Report.read(path) for name in suites if (path := RESULTS / f"{name}.json").exists()}
+    plans = [planned(name, report, choice, earlier.get(name)) for name in suites]
+    takes = sum(plan.takes(scale.repeats) for plan in plans)
+    progress(f"about {duration(min(takes, scale.budget))}, at most {duration(scale.end)}")
+    for plan in plans:
+        progress(f"  {plan.name}: {len(plan.jobs)} figures, {duration(plan.takes(scale.repeats))}")
     try:
-        for place, suite in enumerate(suites):
-            progress(f"{suite}:")
-            # What an earlier suite did not use, the others may.
-            budget = (scale.budget - (time.monotonic() - began)) / (len(suites) - place)
-            choice = Choice(scale=scale, begins=begins, budget=budget)
-            if suite == "kernel":
-                measure_kernel(report, choice, lambda: report.write(into))
-            else:
-                measure_provider(suite, report, choice, lambda: report.write(into))
+        while plans:
+            plan = plans.pop(0)
+            left = scale.budget - (time.monotonic() - began)
+            mine, rest = plan.takes(scale.repeats), sum(each.takes(scale.repeats) for each in plans)
+            progress(f"{plan.name}: {duration(time.monotonic() - began)} passed, about {duration(left)} left for all")
+            pace = Pace(
+                repeats=scale.repeats,
+                seconds=scale.seconds,
+                # Its share, or what the others will not need: guesses are rather too high.
+                budget=max(left * mine / max(mine + rest, 1.0), left - 0.85 * rest) - plan.boot,
+                until=began + scale.end,
+                child=scale.child,
+                profiles=form != "quick",
+            )
+            measure_suite(plan, report, choice, pace, lambda: report.write(into), partial(min, rest, left))
+        report.finished = True
+    except OutOfTime:
+        missing = dict.fromkeys(
+            f"{each.suite} {each.case}" for each in report.figures if not (each.samples or each.notes)
+        )
+        report.settings["left out for want of time"] = ", ".join(missing) or "later repeats"
+        progress(f"the time is up; left out: {report.settings['left out for want of time']}")
         report.finished = True
     except KeyboardInterrupt:
-        progress("interrupted: what was measured is kept")
+        progress("interrupted: what was measured is kept; the same command goes on")
     report.settings["load of the machine"] = f"{load} when it began, {_load()} when it ended"
     report.write(into)
     print(markdown(report))
-    return 1 if unsound(report) else 0
+    return 1 if unsound(report) or not report.finished else 0
 
 
 def _load() -> str:
@@ -97,12 +126,16 @@ def _load() -> str:
         return "unknown"
 
 
-def write_page(*results: Path) -> int:
+def write_page(*results: Path, anyway: bool = False) -> int:
     """Take results into the committed ones, and write the documentation's page."""
     from . import page
 
     for path in results:
-        for kept in page.keep(Report.read(path)):
+        report = Report.read(path)
+        if report.settings["form"] == "quick" and not anyway:
+            progress(f"{path.name} is of the form quick: its figures replace no others, unless you add `anyway`")
+            return 2
+        for kept in page.keep(report):
             progress(f"kept {kept.name}")
     for written in page.write():
         progress(f"wrote {written.name}")
@@ -110,21 +143,27 @@ def write_page(*results: Path) -> int:
 
 
 def _begun(into: Path, form: str) -> Report:
-    """Return a new report, or, in the full form, the one that was interrupted on this machine with these versions."""
+    """Return a new report, or the one that was interrupted, of the same sources on this machine."""
     scale = SCALES[form]
     settings = {
         "form": form,
         "repeats": f"{scale.repeats}, each in a fresh process, contestants interleaved",
         "CPU": "user and system of the client's process",
+        "sources": fingerprint(),
     }
     report = new_report(settings)
-    if form != "full" or not into.exists():
+    if not into.exists():
         return report
-    old = Report.read(into)
-    same = old.machine == report.machine and old.versions["ductape"] == report.versions["ductape"]
-    if old.finished or not same:
+    try:
+        old = Report.read(into)
+    except ValueError:
         return report
-    progress(f"goes on where {into.name} was interrupted: {len(old.figures)} figures are there or begun")
+    if old.finished or old.machine != report.machine or old.settings.get("form") != form:
+        return report
+    if old.settings.get("sources") != settings["sources"]:
+        progress(f"{into.name} was interrupted, and sources were changed since: all is measured anew")
+        return report
+    progress(f"goes on where {into.name} was interrupted: {sum(bool(each.samples) for each in old.figures)} figures")
     return old
 
 

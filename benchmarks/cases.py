@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
         title="publish, 64 callers", run=throughput.publishing(64), contestants=PUBLISHERS, least=1_000, full=True
     ),
     "publish-1000": Case(
-        title="publish, 1,000 callers", run=throughput.publishing(1000), contestants=PUBLISHERS, least=3_000
+        title="publish, 1,000 callers", run=throughput.publishing(1000), contestants=PUBLISHERS, least=2_000
     ),
     "publish-many": Case(
         title="publish_many", run=throughput.publish_many, contestants=("raw bulk", "ductape"), full=True

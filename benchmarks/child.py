@@ -11,7 +11,7 @@ import msgspec
 
 from .results import Measured
 
-__all__ = ["Spec"]
+__all__ = ["Spec", "measured_here"]
 
 
 class Spec(msgspec.Struct, kw_only=True, frozen=True):
@@ -28,6 +28,8 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     """How long to watch, where that matters."""
     fills: bool = False
     """Load the backlog of the case and contestant, instead of measuring."""
+    profiled: bool = False
+    """Say where the time goes, which makes it longer."""
 
 
 def _coroutine(spec: Spec) -> Coroutine[Any, Any, Measured]:
@@ -59,11 +61,22 @@ def _factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
+def measured_here(spec: Spec) -> Measured:
+    """Measure in this process."""
+    with asyncio.Runner(loop_factory=_factory(spec.loop)) as runner:
+        if not spec.profiled:
+            return runner.run(_coroutine(spec))
+        from .profiles import profiled, shares
+
+        stats, measured = profiled(lambda: runner.run(_coroutine(spec)))
+        measured.shares = shares(stats)
+        return measured
+
+
 def main() -> None:
     """Measure what the argument says."""
     spec = msgspec.json.decode(sys.argv[1], type=Spec)
-    with asyncio.Runner(loop_factory=_factory(spec.loop)) as runner:
-        measured = runner.run(_coroutine(spec))
+    measured = measured_here(spec)
     print(msgspec.json.encode(measured).decode())
 
 

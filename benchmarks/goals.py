@@ -24,6 +24,14 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     metric: str = "cpu"
     loop: str = ""
     """Only on this loop."""
+    why: dict[str, str] = {}
+    """By suite, where it is known to be out of reach: why. The page prints it beside the profile."""
+
+    def excess(self, report: Report, figure: Figure) -> float:
+        """Return how many times as much as the goal was measured, with whatever a difference is over."""
+        value, other = figure.of(self.metric) or 0.0, self._other(report, figure) or 0.0
+        most = {"absolute": self.most, "over": other + self.most, "ratio": other * self.most}[self.how]
+        return value / most if most else 1.0
 
     def measured(self, report: Report, figure: Figure) -> float | None:
         """Return what the goal is about, from a report; None if it was not measured, or what it is compared with."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from ductape._middleware import Publishing, Subscribing
 from ductape.adapter import Delivery, Epoch
 
 from . import tracing
-from .load import EVENT, Ledger, Order, client, order
+from .load import EVENT, Clock, Ledger, Order, client, order
 from .null import ENV, NullAdapter, registry_of
 from .results import Measured
 from .tracing import over
@@ -90,9 +89,9 @@ def publishing(callers: int, *, bound: bool = False, middleware: int = 0, **opti
                 await publish(payload, **options)
 
         caller = through_publisher if bound else through_door
-        began = time.process_time()
+        clock = Clock()
         await asyncio.gather(*(caller(messages // callers) for _ in range(callers)))
-        cpu = time.process_time() - began
+        cpu = clock.passed()[0]
         await ductape.close()
         return published(cpu, messages, adapter)
 
@@ -103,9 +102,9 @@ async def many(messages: int) -> Measured:
     """Measure `publish_many` of a generator."""
     ductape, adapter = await opened()
     payload = order(1)
-    began = time.process_time()
+    clock = Clock()
     receipts = await ductape.event.publish_many(EVENT, (payload for _ in range(messages)))
-    cpu = time.process_time() - began
+    cpu = clock.passed()[0]
     await ductape.close()
     assert len(receipts) == messages
     return published(cpu, messages, adapter)
@@ -127,10 +126,10 @@ def consuming(*, handler: str = "payload", middleware: int = 0, keys: int = 0, *
     async def run(messages: int) -> Measured:
         ductape, adapter = await loaded(messages, middleware=middleware, keys=keys)
         ledger = Ledger(messages)
-        began = time.process_time()
+        clock = Clock()
         await ductape.event.subscribe(EVENT, callback=handlers(ledger)[handler], **{**CONSUME, **options})
         await adapter.done.wait()
-        cpu = time.process_time() - began
+        cpu = clock.passed()[0]
         await ductape.close(1.0)
         return Measured(value=micro(cpu, messages), notes=ledger.faults())
 
@@ -167,16 +166,38 @@ def handlers(ledger: Ledger) -> dict[str, Callable[..., Awaitable[None]]]:
     return {"payload": payload, "event": event, "suspends": suspends}
 
 
+async def publish_floor(messages: int) -> Measured:
+    """Measure what publishing cannot cost less than: 500 callers encode, and each awaits a future of its own."""
+    encode, payload, loop = msgspec.json.Encoder().encode, order(1), asyncio.get_running_loop()
+    waiting: list[tuple[bytes, asyncio.Future[bool]]] = []
+
+    async def caller(number: int) -> None:
+        for _ in range(number):
+            future: asyncio.Future[bool] = loop.create_future()
+            waiting.append((encode(payload), future))
+            await future
+
+    clock = Clock()
+    callers = asyncio.gather(*(caller(messages // 500) for _ in range(500)))
+    while not callers.done():
+        await asyncio.sleep(0)
+        batch, waiting[:] = waiting[:], ()
+        for _, future in batch:
+            future.set_result(True)
+    await callers
+    return Measured(value=micro(clock.passed()[0], messages))
+
+
 async def floor(messages: int) -> Measured:
     """Measure what the consume figures contain beside the kernel: deliveries made, bodies decoded, handler called."""
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Order).decode
     backlog = [encode(order(number)) for number in range(messages)]
     handle, headers, epoch = handlers(ledger := Ledger(messages))["payload"], {"a": "b"}, Epoch("floor")
-    began = time.process_time()
+    clock = Clock()
     for place in range(0, messages, 1000):
         for delivery in [Delivery(body, headers, epoch) for body in backlog[place : place + 1000]]:
             await handle(decode(delivery.body))
-    cpu = time.process_time() - began
+    cpu = clock.passed()[0]
     return Measured(value=micro(cpu, messages), notes=ledger.faults())
 
 
@@ -187,6 +208,7 @@ CASES: dict[str, Case] = {
     "publish-500-middleware-3": Case(
         title="publish, 500 callers, 3 no-op middleware", run=publishing(500, middleware=3)
     ),
+    "publish-floor": Case(title="(no kernel: 500 callers encode, each awaits a future)", run=publish_floor),
     "publish-1": Case(title="publish, one caller", run=publishing(1), messages=50_000),
     "publish-many": Case(title="publish_many", run=many),
     "consume": Case(title="consume, typed handler", run=consuming()),
@@ -211,6 +233,16 @@ if importlib.util.find_spec("ductape_opentelemetry") and importlib.util.find_spe
         ),
         "tracing-sampled-out": Case(
             title="tracing, both sides, sampled out", run=over(tracing.ours, sampled=False), messages=40_000
+        ),
+        "tracing-sampled-out-sdk-calls": Case(
+            title="(the SDK's own calls for the same, sampled out)",
+            run=over(tracing.bare, sampled=False),
+            messages=40_000,
+        ),
+        "tracing-sampled-out-least": Case(
+            title="(the fewest calls into the SDK, sampled out)",
+            run=over(tracing.least, sampled=False),
+            messages=40_000,
         ),
         "tracing-without-sdk": Case(
             title="tracing, both sides, no SDK", run=over(tracing.ours, sampled=None), messages=40_000

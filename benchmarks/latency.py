@@ -11,14 +11,12 @@ from typing import Any
 import msgspec
 
 from .contestants import Contestant
-from .load import PATIENCE, Ledger, Work
+from .load import PATIENCE, Clock, Ledger, Work
 from .results import Measured
 from .run import Run, emptied, ended
 
 RATE = 200
 """Events a second of the light case."""
-LIGHT = 400
-"""Events of a repeat of it."""
 WARM = 20
 BURST = 1.0
 """Seconds for which 64 callers find out what can be done."""
@@ -123,9 +121,9 @@ def latencies(share: float = 0.0) -> Callable[[Run], Awaitable[Measured]]:
                     raise RuntimeError("nothing arrives" if watch.next == 1 else "an event was lost")
             rate = share * await capacity(who, watch) if share else RATE
             watch.took.clear()
-            began = time.process_time()
-            number = await paced(who, watch, rate, run.seconds if share else LIGHT / RATE)
-            cpu = time.process_time() - began
+            clock = Clock()
+            number = await paced(who, watch, rate, run.seconds if share else run.messages / RATE)
+            cpu, _ = clock.passed()
         finally:
             await ended(consumer, work)
             await who.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .goals import goal_of
+from .goals import Goal, goal_of
 from .latency import percentile
-from .results import Figure, Report
+from .results import Figure, Origin, Report
 
 TITLES = {
     "kernel": "The kernel alone",
@@ -36,7 +36,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def machine(report: Report) -> str:
+def machine(report: Report | Origin) -> str:
     """Say where and with what it was made, in one sentence without its full stop."""
     where = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     return f"{where}; {', '.join(f'{name} {value}' for name, value in report.versions.items())}"
@@ -116,21 +116,31 @@ def _extra(figure: Figure) -> list[str]:
         said = [f"{name} {short(value)}" for name, value in percentiles(figure).items()]
         rate, cpu = figure.of("rate"), figure.of("cpu")
         return [", ".join(said), f"{rate:,.0f} events a second, {cpu:.0f} µs CPU each"]
-    names = [name for name in figure.extra if name not in ("wall", "messages")]
+    names = [name for name in figure.extra if name not in ("wall", "messages", "took")]
     return [f"{name.replace('_', ' ')} {short(value)}" for name in names if (value := figure.of(name)) is not None]
+
+
+def reached(report: Report) -> Iterator[tuple[Figure, Goal, tuple[str, str, bool]]]:
+    """Yield every goal of what was measured, with goal and figure as text, and whether it is met."""
+    for figure in report.figures:
+        for goal in goal_of(figure):
+            if text := goal.text(report, figure):
+                yield figure, goal, text
 
 
 def goals(report: Report) -> Iterator[str]:
     """Yield a table of what was to be reached, and what was."""
-    rows = [
-        (figure, text) for figure in report.figures for goal in goal_of(figure) if (text := goal.text(report, figure))
-    ]
+    rows = [(figure, text) for figure, _, text in reached(report)]
     if rows:
         yield "| | loop | goal | measured | |"
         yield "|---|---|---|--:|:-:|"
     for figure, (goal_text, measured, met) in rows:
-        where = f"{TITLES.get(figure.suite, figure.suite)}: {figure.title}"
-        yield f"| {where} | {figure.loop} | {goal_text} | {measured} | {'✓' if met else '**✗**'} |"
+        yield f"| {named(figure)} | {figure.loop} | {goal_text} | {measured} | {'✓' if met else '**✗**'} |"
+
+
+def named(figure: Figure) -> str:
+    """Return suite and case as a person reads them."""
+    return f"{TITLES.get(figure.suite, figure.suite)}: {figure.title}"
 
 
 def unsound(report: Report) -> list[str]:

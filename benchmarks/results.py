@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import statistics
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-FORMAT = 2
+FORMAT = 3
 PACKAGES = ("msgspec", "uvloop", "faststream", "pydantic")
 
 
@@ -29,6 +30,8 @@ class Measured(msgspec.Struct, kw_only=True):
     """Further numbers of the same run."""
     histogram: dict[int, int] = {}
     """Latencies, as `latency.bucket` counts them: those of all repeats are put together."""
+    shares: dict[str, float] = {}
+    """Of a profiled run: whose code took how much of its CPU."""
 
 
 class Figure(msgspec.Struct, kw_only=True):
@@ -46,6 +49,10 @@ class Figure(msgspec.Struct, kw_only=True):
     notes: list[str] = []
     extra: dict[str, list[float]] = {}
     histogram: dict[int, int] = {}
+    shares: dict[str, float] = {}
+    """Where a goal is missed: whose code took how much of the CPU of a further run, which was profiled."""
+    origin: str = ""
+    """In committed results, the run that it is of: a key of `Report.origins`."""
 
     @property
     def name(self) -> tuple[str, str, str, str]:
@@ -86,8 +93,17 @@ class Figure(msgspec.Struct, kw_only=True):
         return [note for note in self.notes if note.split(" ")[0].rstrip(":").isupper()]
 
 
+class Origin(msgspec.Struct, kw_only=True):
+    """A run that committed figures are of."""
+
+    form: str
+    load: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+
+
 class Report(msgspec.Struct, kw_only=True):
-    """One run of the benchmarks."""
+    """One run of the benchmarks; or, committed, figures of several."""
 
     format: int = FORMAT
     made: str = ""
@@ -98,6 +114,8 @@ class Report(msgspec.Struct, kw_only=True):
     ways: dict[str, dict[str, str]] = {}
     """What the raw client did, by provider and contestant, in the client's words."""
     figures: list[Figure] = []
+    origins: dict[str, Origin] = {}
+    """The runs that committed figures are of, by when they were made."""
 
     def find(self, suite: str, case: str, contestant: str, loop: str) -> Figure | None:
         """Return a figure, if it was measured."""
@@ -148,6 +166,20 @@ def _machine() -> dict[str, str]:
         "processors": str(os.cpu_count() or 0),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
+
+
+def fingerprint() -> str:
+    """Return what tells the sources that are measured, and those that measure, from others: any change is seen."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for pattern in (
+        "core/src/**/*.py",
+        "adapters/*/src/**/*.py",
+        "contrib/opentelemetry/src/**/*.py",
+        "benchmarks/**/*.py",
+    ):
+        for path in sorted(root.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

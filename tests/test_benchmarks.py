@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import cases, counts, kernel, providers, runner
+from benchmarks import __main__ as command
+from benchmarks import cases, counts, kernel, page, providers, runner
 from benchmarks.child import Spec
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.goals import goals
@@ -17,7 +18,8 @@ from benchmarks.latency import bucket, percentile
 from benchmarks.load import LOADS, Ledger, counting
 from benchmarks.report import compare
 from benchmarks.results import Figure, Measured, Report
-from benchmarks.runner import Job, Pace, measure, run_child
+from benchmarks.runner import Job, OutOfTime, Pace, measure, run_child
+from benchmarks.suites import SCALES, Choice, planned
 from tests.brokers import Server
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +104,7 @@ def test_what_is_slower_beyond_the_spread_of_both_is_said() -> None:
 def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, ran = tmp_path / "latest.json", []
 
-    def child(spec: Spec) -> Measured:
+    def child(spec: Spec, seconds: float) -> Measured:
         ran.append(spec.contestant)
         if len(ran) == 3:
             raise KeyboardInterrupt
@@ -128,6 +130,138 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path, mon
     measure(jobs(again), pace, lambda: again.write(path))
     assert [len(each.samples) for each in Report.read(path).figures] == [2, 2]
     assert ran == ["raw", "ductape", "raw", "raw", "ductape"]
+
+
+def jobs_of(report: Report, *names: str) -> list[Job]:
+    return [
+        Job(
+            figure=report.kept(figure(contestant=name)),
+            spec=Spec(suite="redis", case="consume", contestant=name, messages=100),
+        )
+        for name in names
+    ]
+
+
+def test_a_round_that_would_not_end_in_time_is_left_out_for_every_contestant(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def child(spec: Spec, seconds: float) -> Measured:
+        nonlocal now
+        now += 10.0
+        return Measured(value=1.0, extra={"wall": 1000.0, "messages": float(spec.messages)})
+
+    monkeypatch.setattr(runner, "run_child", child)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    report = Report()
+    measure(jobs_of(report, "raw", "ductape"), Pace(repeats=5, seconds=1.0, budget=70.0), lambda: None)
+    assert [len(each.samples) for each in report.figures] == [3, 3]
+
+
+def test_nothing_runs_beyond_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, bounds = 0.0, []
+
+    def child(spec: Spec, seconds: float) -> Measured:
+        nonlocal now
+        bounds.append(seconds)
+        now += seconds
+        if seconds < 60.0:
+            raise runner.Failed("not done")
+        return Measured(value=1.0, extra={"wall": 1000.0, "messages": float(spec.messages)})
+
+    monkeypatch.setattr(runner, "run_child", child)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now)
+    report = Report()
+    with pytest.raises(OutOfTime):
+        measure(
+            jobs_of(report, "raw", "ductape"),
+            Pace(repeats=5, seconds=1.0, budget=1e9, until=100.0, child=60.0),
+            lambda: None,
+        )
+    assert bounds == [60.0, 40.0]
+    assert [each.notes for each in report.figures] == [[], []]  # it was ended by us: nobody failed
+
+
+def test_an_earlier_result_tells_how_many_messages_make_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def child(spec: Spec, seconds: float) -> Measured:
+        ran.append(spec.messages)
+        return Measured(value=20.0, extra={"wall": 30.0, "messages": float(spec.messages)})
+
+    monkeypatch.setattr(runner, "run_child", child)
+    earlier = figure(20.0)
+    earlier.extra = {"wall": [30.0]}
+    (job,) = jobs_of(Report(), "ductape")
+    job.most, job.least, job.earlier = 40_000, 200, earlier
+    measure([job], Pace(repeats=1, seconds=0.3, budget=60), lambda: None)
+    assert ran == [15_000]
+
+
+def test_a_provider_that_takes_seconds_to_leave_has_longer_backlogs_and_nothing_else() -> None:
+    least = {
+        job.figure.case: (job.least, job.most)
+        for job in planned("google_pubsub", Report(), Choice(scale=SCALES["full"]), None).jobs
+        if job.figure.contestant == "ductape"
+    }
+    assert least["consume"][0] == 4_000
+    assert least["consume-64kB"] == (2_000, 2_000), "a server keeps them in memory"
+    assert least["publish-1"][0] == 200
+
+
+@pytest.mark.parametrize("form", ["quick", "usual"])
+def test_what_the_one_command_measures_fits_in_its_time(form: str) -> None:
+    # By the committed results of a machine with nothing else to do; where there are none yet, by a guess.
+    choice = Choice(scale=SCALES[form])
+    names = ("kernel", *providers.NAMES)
+    plans = [planned(name, Report(), choice, page.committed().get(name)) for name in names]
+    assert all(plan.jobs for plan in plans)
+    repeats = 1 if form == "quick" else 4
+    assert sum(plan.takes(repeats) for plan in plans) < choice.scale.end
+
+
+def kept(folder: Path, *figures: Figure, made: str, form: str = "usual") -> Report:
+    (folder / "results").mkdir(exist_ok=True)
+    report = Report(made=made, machine={"processors": "2"}, settings={"form": form}, figures=list(figures))
+    page.keep(report)
+    return Report.read(folder / "results" / "redis.json")
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+def test_a_run_of_some_cases_replaces_those_and_no_others(committed: Path) -> None:
+    kept(committed, figure(10.0), figure(20.0, case="publish-1"), made="2026-01-01")
+    again = kept(committed, figure(11.0), made="2026-02-02", form="full")
+    assert [(each.case, each.samples, each.origin) for each in again.figures] == [
+        ("publish-1", [20.0], "2026-01-01"),
+        ("consume", [11.0], "2026-02-02"),
+    ]
+    assert {made: origin.form for made, origin in again.origins.items()} == {
+        "2026-01-01": "usual",
+        "2026-02-02": "full",
+    }
+
+
+def test_a_case_is_taken_whole_or_not_at_all(committed: Path) -> None:
+    kept(committed, figure(10.0, contestant="raw"), figure(10.0), made="2026-01-01")
+    again = kept(committed, figure(11.0, contestant="raw"), figure(), made="2026-02-02")
+    assert [each.samples for each in again.figures] == [[10.0], [10.0]]
+
+
+def test_figures_of_the_quick_form_replace_no_others_unless_asked_to(
+    committed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "write", lambda: iter(()))
+    path = committed / "quick.json"
+    Report(made="2026-02-02", settings={"form": "quick"}, figures=[figure(11.0)]).write(path)
+    assert command.main(["page", str(path)]) == 2
+    assert "anyway" in capsys.readouterr().err
+    assert not (committed / "results").exists()
+    assert command.main(["page", str(path), "anyway"]) == 0
+    assert (committed / "results" / "redis.json").exists()
 
 
 def test_the_memory_adapter_is_measured_in_a_process_of_its_own() -> None:

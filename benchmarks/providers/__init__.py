@@ -170,6 +170,9 @@ class Provider(abc.ABC):
     """What one process stores, another finds."""
     backlog: ClassVar[int] = 200_000
     """Messages of the long backlog; less where filling takes minutes."""
+    least: ClassVar[int] = 0
+    """Messages of a backlog at least. More where joining or leaving takes seconds: a run would be made short for that,
+    and what joining and leaving cost would be most of what is measured."""
 
     def server(self) -> Server | None:
         """Return the server, not started; None where there is none: `url` is then an empty folder of the run."""

@@ -21,7 +21,8 @@ class KafkaRaw(Raw):
     """aiokafka."""
 
     ways = Ways(
-        publish="send_and_wait, idempotent, acks=all",
+        publish=f"send_and_wait, idempotent, acks=all; with fewer than {PARTITIONS} partitions more callers wait for "
+        "each of its batches of 16 KiB, all are woken by it, and a message costs more",
         publish_bulk="send_batch of 1,000 in one closed batch, idempotent, acks=all",
         consume="async for, one commit a message",
         consume_bulk="getmany(500), one commit a read",
