@@ -6,13 +6,27 @@ The proxy that cuts, stalls and half-opens links is part of the conformance kit.
 """
 
 from tests.brokers.kafka import Kafka
-from tests.brokers.nats import Nats
+from tests.brokers.moto import Moto
+from tests.brokers.nats import Nats, OldNats
 from tests.brokers.pubsub import Pubsub
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.redis import Redis
 from tests.brokers.server import NotOurs, Server, Unavailable
 from tests.brokers.sqs import Sqs
 
-SERVERS: tuple[type[Server], ...] = (Kafka, Nats, Pubsub, RabbitMQ, Redis, Sqs)
+SERVERS: tuple[type[Server], ...] = (Kafka, Moto, Nats, OldNats, Pubsub, RabbitMQ, Redis, Sqs)
 
-__all__ = ["SERVERS", "Kafka", "Nats", "NotOurs", "Pubsub", "RabbitMQ", "Redis", "Server", "Sqs", "Unavailable"]
+__all__ = [
+    "SERVERS",
+    "Kafka",
+    "Moto",
+    "Nats",
+    "NotOurs",
+    "OldNats",
+    "Pubsub",
+    "RabbitMQ",
+    "Redis",
+    "Server",
+    "Sqs",
+    "Unavailable",
+]

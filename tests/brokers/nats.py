@@ -18,17 +18,17 @@ class Nats(Server):
 
     Args:
         settings: More of the configuration file: accounts, users, TLS.
-        generation: `old` is Debian's 2.9, without pinned consumers, whatever else is there.
     """
 
     name: ClassVar[str] = "nats"
     variable: ClassVar[str] = "DUCTAPE_TEST_NATS"
+    generation: ClassVar[Generation] = "new"
 
-    def __init__(self, settings: str = "", generation: Generation = "new") -> None:
+    def __init__(self, settings: str = "") -> None:
         super().__init__()
-        if settings or generation == "old":
+        if settings:
             self.given = None
-        self.settings, self.generation = settings, generation
+        self.settings = settings
         if self.given and not self.port:
             self.port = 4222
         self._program = ""
@@ -74,6 +74,14 @@ class Nats(Server):
     def url(self) -> str:
         """`nats://host:port`, or what the environment says."""
         return self.given or f"nats://{self.host}:{self.port}"
+
+
+class OldNats(Nats):
+    """Debian's 2.9, which has no pinned consumers, whatever else is there."""
+
+    name: ClassVar[str] = "nats_old"
+    variable: ClassVar[str] = "DUCTAPE_TEST_NATS_OLD"
+    generation: ClassVar[Generation] = "old"
 
 
 def _debian() -> str | None:

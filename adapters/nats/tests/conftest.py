@@ -2,8 +2,7 @@
 
 import contextlib
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import nats
@@ -21,7 +20,6 @@ from ductape.adapter import (
     Stored,
 )
 from ductape_nats import NatsAdapter, NatsConfig
-from tests.brokers.nats import Nats
 from tests.brokers.server import Server
 from tests.contract import site_of
 
@@ -56,20 +54,9 @@ class World:
 
     async def consumer(self, name: str = "billing", stream: str = "orders") -> dict[str, Any]:
         """What the server says of a consumer."""
-        found = await self.raw.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}", timeout=5)
+        found = await self.raw.request(f"$JS.API.CONSUMER.INFO.{stream}.{name}", timeout=20)
         answer: dict[str, Any] = json.loads(found.data)
         return answer
-
-
-@pytest.fixture(scope="session")
-def nats_old_server() -> Iterator[Server]:
-    """Debian's nats-server, a generation older; only where `DUCTAPE_TEST_NATS_OLD` asks for it."""
-    if not os.environ.get("DUCTAPE_TEST_NATS_OLD"):
-        pytest.skip("on request: DUCTAPE_TEST_NATS_OLD=1")
-    server = Nats(generation="old")
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import nats
+import pytest
 
 from ductape.adapter import Connection
-from ductape_conformance import Harness, suite
+from ductape_conformance import Harness, random_suite, suite
 from ductape_conformance.proxy import TcpProxy
 from tests.brokers.nats import Nats
 
@@ -83,6 +84,10 @@ class OldHarness(NatsHarness):
 
 test_jetstream = suite(NatsHarness)
 test_core = suite(NatsHarness, mode="core")
-if os.environ.get("DUCTAPE_TEST_NATS_OLD"):
-    # Debian's generation, on request: `DUCTAPE_TEST_NATS_OLD=1 pytest adapters/nats`.
-    test_old = suite(OldHarness)
+# Leases of 1.5 s run out in real time: a history takes some seconds.
+test_random = pytest.mark.timeout(240)(random_suite(NatsHarness, examples=8))
+# On a worker of its own, and what depends on the generation: the rest on request, with `DUCTAPE_TEST_WHOLE=1`.
+_TELLING = ("contract.", "send.", "settle.", "derived.", "order.", "refuse.")
+test_old = pytest.mark.xdist_group("nats-old")(
+    suite(OldHarness, only=() if os.environ.get("DUCTAPE_TEST_WHOLE") else _TELLING)
+)

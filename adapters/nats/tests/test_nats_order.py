@@ -57,7 +57,7 @@ async def test_one_member_has_all_until_it_leaves(world: World) -> None:
 async def test_a_member_that_takes_over_a_dead_ones_messages_has_them_in_order_and_before_new_ones(
     world: World, nats_proxy: TcpProxy
 ) -> None:
-    dying, other = await world.through(nats_proxy.port, lease=0.6), await world.connect(lease=0.6)
+    dying, other = await world.through(nats_proxy.port, lease=2.0), await world.connect(lease=2.0)
     first = await joined(world, dying)
     await publish(other, *map(record, range(20)), channel=ORDERED)
     held = await take(first, 20)

@@ -241,7 +241,7 @@ async def test_foreign_messages_are_read_and_ours_are_plain(world: World) -> Non
     assert headed.headers == {"kind": "a"}
     await publish(connection, record(3, key="k"))
     reader = await stream.subscribe("orders", deliver_policy=DeliverPolicy.LAST)
-    message = await reader.next_msg(timeout=5)
+    message = await reader.next_msg(timeout=20)
     assert message.data == b"3"
     assert message.headers == {"Nats-Msg-Id": "id3", "ductape-key": "k", "ductape-id": "id3"}
 
@@ -251,7 +251,7 @@ async def test_the_native_client_is_connected_and_works_beside_ours(world: World
     native = connection.unwrap(Client)
     heard = await native.subscribe("beside")
     await native.publish("beside", b"x", headers={"h": "v"})
-    message = await heard.next_msg(timeout=5)
+    message = await heard.next_msg(timeout=20)
     assert (message.data, message.headers) == (b"x", {"h": "v"})
     with pytest.raises(TypeError):
         connection.unwrap(dict)

@@ -1,9 +1,10 @@
 """The protocol, names and faults, without a server."""
 
 import asyncio
+from urllib.parse import urlparse
 
 import pytest
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.errors import ProtocolError
 
 from ductape.adapter import AdapterError, Channel, Delivery, Epoch, Fault, Outgoing, Purpose
@@ -151,10 +152,22 @@ async def test_messages_are_read_whole_however_they_are_cut() -> None:
     assert whole == await read([stream[at : at + 7] for at in range(0, len(stream), 7)])
 
 
-@pytest.mark.parametrize("data", [b"MSG a d1 x\r\n", b"MSG\r\n", b"NONSENSE\r\n", b"x" * 9000])
+@pytest.mark.parametrize("data", [b"MSG a d1 x\r\n", b"MSG\r\n", b"NONSENSE\r\n", b"x" * 2_000_000])
 async def test_what_is_no_protocol_ends_the_connection(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         await read([data])
+
+
+async def test_the_news_of_a_large_cluster_is_read_in_pieces() -> None:
+    client = Client()
+    client._current_server = Srv(urlparse("nats://10.0.0.1:4222"))
+    client.options["dont_randomize"] = True
+    reader = Reader(client, lambda what, subject: None)
+    urls = ", ".join(f'"10.0.{n // 250}.{n % 250}:4222"' for n in range(2000))
+    news = b'INFO {"server_id": "S", "connect_urls": [%b]}\r\n' % urls.encode()
+    for at in range(0, len(news), 10_000):
+        await reader.parse(news[at : at + 10_000])
+    assert len(client.discovered_servers) == 2000
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_disturbs_nothing() -> None:

@@ -8,7 +8,8 @@ import pytest
 from aiohttp.web import StreamResponse
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-from ductape.adapter import AdapterError, Fault, Intake, Order, Secret, Stored, Verdict
+from ductape import Ductape, Event
+from ductape.adapter import AdapterError, Fault, Intake, Order, Purpose, Secret, Stored, Verdict
 from ductape_conformance.proxy import free_port
 from ductape_sqs import SqsAdapter, SqsConfig
 from tests.contract import bodies, patiently, record, settle, take
@@ -323,6 +324,23 @@ async def test_retries_and_renewals_keep_to_the_half_day_that_sqs_gives(fake: Fa
     assert fake.changed[fresh.token.receipt][-1] == 2  # type: ignore[attr-defined]
 
 
+async def test_of_renewals_that_failed_in_part_only_those_that_went_well_count(fake: FakeSqs, scripted: World) -> None:
+    connection = await scripted.connect()
+    receiver = await scripted.receiver(connection)
+    for number in range(4):
+        fake.put(f"{QUEUE_URL}{scripted.name}_orders", str(number))
+    held = await take(receiver, 4)
+    before = [delivery.leased_until for delivery in held]
+    codes = {0: ("RequestThrottled", False), 1: ("ReceiptHandleIsInvalid", True), 2: ("MessageNotInflight", True)}
+    fake.script("ChangeMessageVisibilityBatch", fail(codes))
+    answers = await receiver.extend(held)
+    assert faults(list(answers)) == [Fault.TRANSIENT, Fault.LOST, Fault.LOST, None]
+    assert [delivery.leased_until for delivery in held[:3]] == before[:3]
+    assert (held[3].leased_until or 0.0) > (before[3] or 0.0)
+    fake.script("ChangeMessageVisibilityBatch", refuse(403, "RequestThrottled"))
+    assert faults(list(await receiver.extend(held[3:]))) == [Fault.TRANSIENT]
+
+
 async def test_an_expired_receipt_is_told_without_asking_and_takes_nothing_from_its_new_owner(
     fake: FakeSqs, scripted: World
 ) -> None:
@@ -364,6 +382,55 @@ async def test_closing_ends_in_time_while_nothing_is_answered(
     await connection.close()
     assert time.monotonic() - began < 3.0
     never.set()
+
+
+async def test_through_throttling_and_failures_in_part_every_event_is_handled_and_settled(
+    fake: FakeSqs, scripted: World
+) -> None:
+    throttled, partly = refuse(403, "RequestThrottled"), fail({0: ("InternalError", False)})
+    fake.script("SendMessageBatch", throttled, partly, throttled, partly)
+    fake.script("ReceiveMessage", throttled, act, refuse(403, "OverLimit"))
+    fake.script("DeleteMessageBatch", throttled, partly)
+    handled: set[str] = set()
+
+    async def handle(event: Event[Any]) -> None:
+        handled.add(event.id)
+
+    keys = {"region": "us-east-1", "accessKeyId": "test", "secretAccessKey": "hunter2"}
+    async with Ductape(product="shop", env="dev") as ductape:
+        config = {**keys, "endpoint": fake.url, "poll": 1}
+        await ductape.broker.create(tag="orders", envs=[{"slug": "dev", "type": "AWS_SQS", "config": config}])
+        await ductape.broker.topic.create(tag="orders:new")
+        await ductape.event.subscribe("orders:new", callback=handle)
+        receipts = await asyncio.gather(*(ductape.event.publish("orders:new", {"n": n}) for n in range(30)))
+        await until(lambda: handled == {receipt.id for receipt in receipts})
+        await until(lambda: not fake.out and not fake.waiting[f"{QUEUE_URL}orders_new"])
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"name": "o.a.b"}, {"name": "o.a_b"}),
+        ({"name": "o.a_b", "order": Order.KEY}, {"name": "o.a.b", "order": Order.KEY}),
+        ({"name": "o.a.b", "order": Order.KEY}, {"name": "o.a_b"}),  # their dead letters
+        ({"name": "o.a"}, {"name": "o.a-dead"}),
+        ({"name": "o.a-dead"}, {"name": "o.a"}),
+    ],
+)
+async def test_two_topics_whose_queues_would_be_one_are_refused(
+    fake: FakeSqs, scripted: World, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    connection = await scripted.connect()
+    for purpose in (Purpose.EVENTS, Purpose.RETRY, Purpose.DEAD, Purpose.EVENTS):
+        await connection.declare(scripted.channel(purpose=purpose, **first))
+    with pytest.raises(AdapterError, match=r"already, and would be for .* queue_url") as caught:
+        await connection.declare(scripted.channel(**second))
+    assert caught.value.fault is Fault.CONFIG
+    url = fake.add("theirs")
+    await connection.declare(scripted.channel(**second, address=url))
 
 
 # ---- connecting

@@ -77,7 +77,7 @@ async def test_the_mission_s_page_works_as_it_is_written(world: World) -> None:
     await ductape.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_consumers_that_are_killed_lose_nothing_and_those_that_are_stopped_repeat_nothing(
     make: Make, world: World, tmp_path: Path
 ) -> None:
@@ -85,9 +85,15 @@ async def test_consumers_that_are_killed_lose_nothing_and_those_that_are_stopped
     done = tmp_path / "done"
     done.touch()
     confirmed: list[str] = []
+    lived = asyncio.Event()
 
     async def publish() -> None:
-        for part in range(60):
+        part = 0
+        while not lived.is_set():  # or a quick consumer would leave the others nothing
+            if len(confirmed) > len(handled()) + 400:  # and a slow one too much
+                await asyncio.sleep(0.02)
+                continue
+            part += 1
             receipts = await ductape.event.publish_many("orders:new", [{"n": part * 20 + n} for n in range(20)])
             confirmed.extend(receipt.id for receipt in receipts)
             await asyncio.sleep(0.02)
@@ -102,7 +108,7 @@ async def test_consumers_that_are_killed_lose_nothing_and_those_that_are_stopped
     async def lives(how: signal.Signals, after: int) -> None:
         process = await start()
         before = len(handled())
-        await until(lambda: len(handled()) >= before + after, 30)
+        await until(lambda: len(handled()) >= before + after, 60)
         process.send_signal(how)
         await asyncio.wait_for(process.wait(), 20)
 
@@ -113,13 +119,13 @@ async def test_consumers_that_are_killed_lose_nothing_and_those_that_are_stopped
     for _ in range(2):
         await lives(signal.SIGKILL, 100)
     process = await start()
+    lived.set()
     await publishing
     await until(lambda: set(handled()) >= set(confirmed), 60)
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.wait(), 20)
-    assert len(confirmed) == 1200
     assert set(handled()) == set(confirmed)
-    assert len(handled()) <= 1200 + 2 * 64, "at most what a killed consumer had in hand comes twice"
+    assert len(handled()) <= len(confirmed) + 2 * 64, "at most what a killed consumer had in hand comes twice"
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])

@@ -24,8 +24,8 @@ Sink = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes a message's subject, reply subject, block of headers and body."""
 
 _DENIED = re.compile(r"'?permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
-_LINE = 8192
-"""A control line is shorter."""
+_LINE = 1024 * 1024
+"""Bytes that a line has at most: INFO names every server of a cluster."""
 
 
 class Reader(Parser):

@@ -23,7 +23,7 @@ from ._wire import delivery_of, status_of
 
 __all__ = ["StreamReceiver"]
 
-EXPIRES = 10.0
+EXPIRES = 5.0
 """Seconds for which a pull request waits at the server."""
 SILENT = 2.0
 """Seconds after its end when it counts as forgotten: a server that lost the consumer may say nothing."""
@@ -59,9 +59,8 @@ class StreamReceiver(Receiver, Measurable):
         self._sid, self._inbox, self._joined = b"", "", 0
         self._requested, self._until, self._rest_until = 0, 0.0, 0.0
         self._error: AdapterError | None = None
-        self._unanswered = False
         self._waiter: asyncio.Future[None] | None = None
-        self._closed = False
+        self._unanswered = self._closed = False
         self._unwatch: Callable[[], None] = link.watch(self._broke)
 
     def __repr__(self) -> str:
@@ -259,6 +258,8 @@ class StreamReceiver(Receiver, Measurable):
     async def _withdraw(self) -> bytes:
         """End the open request, or what is handed back would come straight here; returns its subscription."""
         self._rest_until, old = self._clock.now() + REST, self._sid
+        if self._pin is not None:  # nothing of the buffer may overtake it
+            self._pin.doubt()
         if self.stopped or not self._requested or self._joined != self._link.number or not self._link.alive:
             return b""
         await self._link.unsubscribe(old, forget=False)

@@ -55,6 +55,8 @@ class Queues:
         """Begin without knowing any."""
         self._client, self._config, self._site = client, config, site
         self._known: dict[tuple[str, bool], Queue] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
+        """By the names of queues: what is kept there, and the channel whose it is."""
 
     def of(self, channel: Channel) -> Queue:
         """Return the queue of a channel that was declared.
@@ -114,14 +116,28 @@ class Queues:
             if queue is None:
                 raise AdapterError(Fault.CONFIG, f"queue {channel.address!r} is missing: create it, or mend queue_url")
         else:
+            self._own(name, "events", channel)
             attributes = {"VisibilityTimeout": str(self._config.lease), **_wished(channel)}
             if name.endswith(".fifo"):
                 attributes["FifoQueue"] = "true"
             queue = await self._look(name, known, attributes)
         if not queue.redrive:
-            dead_name(name)  # a name that leaves no room is told now, not when the first letter is written
+            dead = dead_name(name)  # a name that leaves no room is told now, not when the first letter is written
+            if not channel.address:
+                self._own(dead, "dead letters", channel)
         self._known[key] = queue
         return queue
+
+    def _own(self, name: str, what: str, channel: Channel) -> None:
+        """See that a queue is one channel's: names of queues have no dots, and those of two channels can be alike.
+
+        Raises:
+            AdapterError: ``CONFIG`` if it is another's.
+        """
+        kept, owner = self._owners.setdefault(name, (what, channel.name))
+        if (kept, owner) != (what, channel.name):
+            text = f"queue {name!r} is for the {kept} of {owner!r} already, and would be for the {what} of"
+            raise AdapterError(Fault.CONFIG, f"{text} {channel.name!r} too: give a topic another tag, or a queue_url")
 
     async def _look(self, name: str, known: Queue | None, attributes: Mapping[str, str], account: str = "") -> Queue:
         """Find a queue by its name, and create it where it is missing and that is allowed."""
