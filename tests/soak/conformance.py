@@ -3,8 +3,8 @@
     python -m tests.soak.conformance              20 runs of every suite of `SUITES`, on both loops; writes the report
     python -m tests.soak.conformance 3 memory     3 runs of one; writes nothing
 
-Each run has a process of its own, and makes up other random histories than the one before. A scenario that fails is
-counted with the run that shows it: nothing is tried again.
+Each run has a process of its own, with servers of its own, and makes up other random histories than the one before.
+A scenario that fails is counted with the run that shows it: nothing is tried again.
 """
 
 import json
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,9 @@ SUITES = {
 }
 """What is played; an adapter that comes adds its module."""
 TIMES = 20
+AT_ONCE = 4
+"""Runs that go on at a time: on a real server most of one is waiting for leases, and one after the other takes hours.
+More than processors, so that scenarios are also short of them."""
 EXAMPLES = 2.0
 """How many times as many random histories as in the tests."""
 LIMIT = 3600.0
@@ -43,6 +47,13 @@ class Turn(NamedTuple):
     seconds: float
     error: str
     """Why there is no report."""
+    said: str = ""
+    """What pytest printed, where something failed."""
+
+
+def failures(turn: Turn) -> list[dict[str, Any]]:
+    """Return what failed in one run."""
+    return [row for suite in turn.suites for row in suite["scenarios"] if row["outcome"] == "fail"]
 
 
 def play(path: str, seed: int) -> Turn:
@@ -62,7 +73,7 @@ def play(path: str, seed: int) -> Turn:
             return Turn([], seconds, f"seed {seed}: status {done.returncode}, no report: {done.stdout[-500:]}")
         suites: list[dict[str, Any]] = json.loads(report.read_text())["suites"]
         error = "" if done.returncode in (0, 1) else f"seed {seed}: status {done.returncode}"
-        return Turn(suites, seconds, error)
+        return Turn(suites, seconds, error, done.stdout if done.returncode else "")
 
 
 def table(name: str, turns: Sequence[Turn]) -> str:
@@ -94,7 +105,7 @@ def heading(times: int) -> str:
     """Say what was run, on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-conformance", "ductape-core"))
     return (
-        f"# Soak report: conformance\n\nThe kit {times} times in a row, on asyncio and uvloop, on "
+        f"# Soak report: conformance\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio and uvloop, on "
         f"{datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
         f"{packages}. Random histories are others in each run.\n"
     )
@@ -105,22 +116,24 @@ def main(times: str = str(TIMES), part: str = "") -> int:
     if not times.isdecimal() or int(times) < 1 or not any(part in name for name in SUITES):
         print(f"say how many times, from 1, and one of {', '.join(SUITES)}; not {times!r} {part!r}", file=sys.stderr)
         return 2
-    texts, wrong = [heading(int(times))], False
-    for name, path in SUITES.items():
-        if part not in name:
-            continue
-        turns = []
-        for number in range(int(times)):
-            turns.append(play(path, seed=number + 1))
-            bad = [row for suite in turns[-1].suites for row in suite["scenarios"] if row["outcome"] == "fail"]
-            wrong = wrong or bool(bad or turns[-1].error)
-            print(f"{name}: run {number + 1}: {len(bad)} failed, {turns[-1].seconds:.0f} s", flush=True)
-        texts.append(table(name, turns))
-        print(texts[-1], flush=True)
+    turns: dict[str, list[Turn]] = {name: [] for name in SUITES if part in name}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        # Seeds in the order of runs: all modules go on beside one another, those that wait and those that compute.
+        began = {
+            pool.submit(play, SUITES[name], seed): (name, seed) for seed in range(1, int(times) + 1) for name in turns
+        }
+        for done in as_completed(began):
+            name, seed = began[done]
+            turn = done.result()
+            turns[name].append(turn)
+            print(f"{name}: run {seed}: {len(failures(turn))} failed, {turn.seconds:.0f} s {turn.error}", flush=True)
+            print(turn.said, end="", flush=True)
+    text = heading(int(times)) + "".join(table(name, mine) for name, mine in turns.items())
+    print(text)
     if not part:
         REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text("".join(texts))
-    return 1 if wrong else 0
+        REPORT.write_text(text)
+    return 1 if any(failures(turn) or turn.error for mine in turns.values() for turn in mine) else 0
 
 
 if __name__ == "__main__":

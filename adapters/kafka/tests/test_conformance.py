@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from ductape.adapter import Connection
-from ductape_conformance import Harness, suite
+from ductape_conformance import Harness, random_suite, suite
 from tests.brokers.kafka import VERSION, Kafka
 from tests.brokers.server import proxy_of
 
@@ -93,3 +94,5 @@ class KafkaHarness(Harness):
 
 test_partitions = suite(KafkaHarness)
 test_one_partition = suite(KafkaHarness, partitions=1, only=("order.", "lanes."))
+# A crashed member is waited for until its session ends: a history takes some seconds.
+test_random = pytest.mark.timeout(240)(random_suite(KafkaHarness, examples=6))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ductape.adapter import Adapter, AdapterError, Connection, Fault
-from ductape_conformance import Harness, VirtualClock, suite
+from ductape_conformance import Harness, VirtualClock, random_suite, suite
 from ductape_sqlite import SqliteAdapter, SqliteConfig
 from ductape_sqlite._connection import SqliteConnection
 from ductape_sqlite._file import File, _Job
@@ -110,11 +110,17 @@ class Inline(File):
             raise AdapterError(Fault.LOST, "the connection is closed")
         job = _Job(*args, options.get("durable", False), time.monotonic() + 1.0)
         self.gone()
-        before = self.db.total_changes
+        before = self.changes()
         self._round(self.db, [job])
-        if self.db.total_changes > before:
+        if self.changes() > before:
             self._changed()
         return job
+
+    def changes(self) -> int:
+        try:
+            return self.db.total_changes
+        except sqlite3.ProgrammingError:  # the connection was cut
+            return 0
 
     def gone(self) -> None:
         if Inline.away:
@@ -175,3 +181,4 @@ class Jumping(Sqlite):
 
 test_sqlite = suite(Sqlite)
 test_jumping = suite(Jumping, only=("retry.", "kernel.", "lanes.", "lease.", "bounds.", "outages.a", "stop."))
+test_random = random_suite(Jumping, examples=60)

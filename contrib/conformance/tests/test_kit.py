@@ -65,6 +65,14 @@ def test_a_run_is_reported_and_skips_are_loud(tmp_path: Path) -> None:
     assert outcomes["roundtrip.facts-of-a-delivery"] == ("skipped", "cannot be played: not here")
     assert outcomes["groups.without-them-everybody-gets-all"][1].startswith("not declared")
     assert "SKIPPED cannot be played: not here: roundtrip.facts-of-a-delivery" in out
+    assert "SKIPPED only for adapters without it: groups is declared: groups.without-them-everybody-gets-all" in out
+    assert "NOT PLAYED" not in out
+
+
+def test_a_loop_that_is_not_installed_is_said_to_be_left_out(tmp_path: Path) -> None:
+    out, report = run(tmp_path, "--ductape-loops=asyncio,otherloop")
+    assert "NOT PLAYED on otherloop, which is not installed" in out
+    assert {one["loop"] for one in report["suites"][0]["scenarios"]} == {"asyncio"}
 
 
 def test_an_adapter_is_chosen_by_name(tmp_path: Path) -> None:

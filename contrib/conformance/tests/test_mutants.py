@@ -4,10 +4,66 @@ import sys
 
 import pytest
 
+from ductape.adapter import Capabilities
 from ductape_conformance import SCENARIOS, NotApplicable, play
 from ductape_conformance.mutants import MUTANTS, Broken, judge
 
 SCORE: dict[str, tuple[str, ...]] = {}
+# Who finds out that a capability is claimed and not there.
+CLAIMED = {
+    "durability": "claims-to-store",
+    "groups": "claims-many-groups",
+    "order": "claims-order",
+    "count": "claims-exact-counts",
+    "history": "claims-history",
+    "confirmed_ack": "claims-confirmed-acks",
+    "lease": "claims-shorter-leases",
+    "lease_total": "claims-longer-leases",
+    "lease_shared": "claims-one-lapse-alone",
+    "order_locks": "claims-locks",
+    "retry_joins": "claims-that-retries-join",
+    "retry_delay": "claims-to-keep-delays",
+    "retry_step": "claims-finer-steps",
+    "send_delay": "claims-to-delay",
+    "headers": "claims-headers",
+    "max_headers": "claims-more-and-longer-headers",
+    "max_header": "claims-more-and-longer-headers",
+    "max_body": "claims-larger-messages",
+    "max_message": "claims-larger-messages",
+}
+# What is asked for where it is not declared, and who sees that the kernel refuses it.
+REFUSED = {
+    "groups": ("refuse.groups", "refuse.second-group"),
+    "order": ("refuse.order-by-key", "refuse.order-in-total"),
+    "history": ("refuse.history",),
+    "lease_total": ("refuse.timeout-above-the-lease",),
+    "send_delay": ("refuse.send-delay",),
+    "max_headers": ("refuse.headers-beyond-the-limits",),
+    "max_header": ("refuse.headers-beyond-the-limits",),
+    "max_body": ("refuse.too-large",),
+    "max_message": ("refuse.too-large",),
+}
+# Nobody can ask for these: they say how the kernel has to go about something.
+MANNERS = {
+    *("durability", "count", "watermark", "confirmed_ack", "lease", "lease_shared", "order_locks", "retry_joins"),
+    *("retry_delay", "retry_step", "headers"),
+}
+
+
+def test_every_scenario_is_proven_able_to_fail() -> None:
+    assert set(SCENARIOS) - {id for one in MUTANTS.values() for id in one.killers} == set()
+
+
+def test_every_capability_is_tested_where_it_is_claimed_and_refused_where_it_is_not() -> None:
+    fields = set(Capabilities.__struct_fields__)
+    # A watermark takes away: nothing can be claimed by it that is not there.
+    assert CLAIMED.keys() == fields - {"watermark"}
+    assert set(CLAIMED.values()) <= MUTANTS.keys()
+    assert REFUSED.keys() | MANNERS == fields
+    assert not REFUSED.keys() & MANNERS
+    assert {id for ids in REFUSED.values() for id in ids} == {
+        id for id in SCENARIOS if id.startswith("refuse.") and SCENARIOS[id].needs
+    }
 
 
 @pytest.mark.parametrize("name", MUTANTS)

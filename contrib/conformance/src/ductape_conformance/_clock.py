@@ -14,8 +14,8 @@ __all__ = ["LoopFactory", "VirtualClock", "counting"]
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-_REAL = 20.0
-"""Real seconds after which something runs in circles without time passing."""
+_CIRCLES = 20.0
+"""Seconds of this thread's processor after which something runs in circles: a machine that is busy is no circle."""
 _STUCK = 3.0
 """Real seconds without a timer and without work after which a scenario will never end."""
 
@@ -88,13 +88,13 @@ class VirtualClock:
         """
         loop = cast("_Counting", asyncio.get_running_loop())
         task = asyncio.ensure_future(work)
-        end, quiet, stuck, turns, real_end = self._now + within, 0, 0.0, 0, time.monotonic() + _REAL
+        end, quiet, stuck, turns, last = self._now + within, 0, 0.0, 0, time.thread_time() + _CIRCLES
         while not task.done():
             before = loop.scheduled
             await asyncio.sleep(0)
             turns += 1
-            if not turns % 1000 and time.monotonic() > real_end:
-                return await self._give_up(task, f"it runs in circles for {_REAL:g} real seconds")
+            if not turns % 1000 and time.thread_time() > last:
+                return await self._give_up(task, f"it runs in circles for {_CIRCLES:g} seconds of a processor")
             quiet = quiet + 1 if loop.scheduled <= before + 1 else 0
             if quiet < 3:
                 continue

@@ -182,7 +182,8 @@ class Machine(Table):
     async def _fault(self, step: s.Cut | s.Stall | s.Restart) -> None:
         harness = self.stage.harness
         needs = {s.Cut: ("cut",), s.Stall: ("stall", "resume"), s.Restart: ("kill", "restart")}[type(step)]
-        if needs[0] not in harness.hooks():
+        forgets = isinstance(step, s.Restart) and "faults.stored-survives-a-kill" in harness.quirks
+        if needs[0] not in harness.hooks() or forgets:
             return
         self.tell(type(step).__name__.lower())
         restarted = isinstance(step, s.Restart)

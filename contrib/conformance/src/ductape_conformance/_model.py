@@ -53,11 +53,13 @@ class Fate:
 class Holding:
     """One delivery in the hands of one member."""
 
-    __slots__ = ("delivery", "fate", "id", "member", "sent", "settling", "sure")
+    __slots__ = ("delivery", "fate", "id", "late", "member", "sent", "settling", "sure")
 
     def __init__(self, member: object, id: str, delivery: Delivery, sent: Sent, fate: Fate) -> None:
         self.member, self.id, self.delivery, self.sent, self.fate = member, id, delivery, sent, fate
         self.settling = False
+        self.late = False
+        """Its lease was over when it was settled."""
         self.sure = True
         """Nothing has happened that may have given it to others."""
 
@@ -131,8 +133,10 @@ class Model:
         """Return what a member holds, oldest first."""
         return [one for one in self.held if one.member is member and not one.settling]
 
-    def settling(self, holdings: list[Holding], verdict: Verdict) -> list[bool | None]:
+    def settling(self, holdings: list[Holding], verdict: Verdict, now: float = 0.0) -> list[bool | None]:
         """A settlement is under way: its effect may be there before its answer. Returns what held before."""
+        for one in holdings:
+            one.late = one.delivery.leased_until is not None and now >= one.delivery.leased_until - LEEWAY
         before = [one.fate.acked for one in holdings]
         for one in holdings:
             one.settling = True
@@ -151,7 +155,8 @@ class Model:
                 self._seen.discard((hash(one.member), one.id))
             if verdict is Verdict.ACK:
                 one.fate.acked = True if self.can.confirmed_ack else None
-                self._unconfirmed[id(one.member)].append(one.fate)
+                if not one.late:  # what nobody confirms may be ignored then, and closing changes nothing about it
+                    self._unconfirmed[id(one.member)].append(one.fate)
             elif one.fate.last is not one:
                 one.fate.certain = False
             elif verdict is Verdict.RETRY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,12 @@ __all__ = ["HISTORIES", "explore", "replay"]
 
 LIMIT = 120.0
 """Real seconds for one history."""
+SHRINKING = 90.0
+"""Real seconds in which no shorter history is looked for any more: on a real server each that is tried takes some."""
+
+
+class _Enough(BaseException):
+    """The shortest history that was found so far has to do."""
 
 
 async def _unplayed(stage: Stage) -> None:
@@ -64,7 +71,7 @@ def explore(
         seed: Where to begin; None: the same histories every time, so that a build does not depend on luck.
         seconds: Real seconds after which no other history is begun, however many are left: on a machine that is busy
             a build plays fewer, and does not fail for it.
-        shrink: Look for the shortest history that goes wrong.
+        shrink: Look for the shortest history that goes wrong, for a while.
 
     Returns:
         How many histories were played.
@@ -76,21 +83,26 @@ def explore(
     from hypothesis import strategies as st
 
     unwanted = {hypothesis.Phase.explain} if shrink else {hypothesis.Phase.explain, hypothesis.Phase.shrink}
-
-    end, played, wrong = time.monotonic() + seconds, 0, False
+    end, played = time.monotonic() + seconds, 0
+    shortest: list[tuple[list[Step], bool, Exception]] = []
 
     def run(history: list[list[Step]], ordered: bool) -> None:
-        nonlocal played, wrong
-        if time.monotonic() > end and not wrong:  # what went wrong is shrunk to its end
+        nonlocal played, end
+        if time.monotonic() > end:
+            if shortest:
+                raise _Enough
             return
         played += 1
+        steps = list(itertools.chain.from_iterable(history))
         try:
-            replay(list(itertools.chain.from_iterable(history)), make(), loop, ordered=ordered)
-        except BaseException:
-            wrong = True
+            replay(steps, make(), loop, ordered=ordered)
+        except Exception as error:
+            if not shortest:
+                end = time.monotonic() + SHRINKING
+            if not shortest or len(steps) <= len(shortest[0][0]):
+                shortest[:] = [(steps, ordered, error)]
             raise
 
-    test: Any = hypothesis.given(history=histories(), ordered=st.booleans())(run)
     settings = hypothesis.settings(
         max_examples=examples,
         deadline=None,
@@ -100,8 +112,15 @@ def explore(
         report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    test = settings(test)
+    test: Any = settings(hypothesis.given(history=histories(), ordered=st.booleans())(run))
     if seed is not None:
         test = hypothesis.seed(seed)(test)
-    test()
+    try:
+        test()
+    except _Enough:
+        [(steps, ordered, error)] = shortest
+        # As it can be played again: the repr of a verdict is no Python.
+        history = re.sub(r"<(Verdict\.\w+): '\w+'>", r"\1", repr(steps))
+        error.add_note(f"history={history},\nordered={ordered}")
+        raise error from None
     return played

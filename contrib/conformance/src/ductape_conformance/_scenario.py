@@ -38,6 +38,7 @@ _CAPABILITIES: Mapping[str, Callable[[Capabilities], bool]] = {
     "watermark": lambda can: can.watermark,
     "retry-delay": lambda can: can.retry_delay > 0,
     "send-delay": lambda can: can.send_delay > 0,
+    "header-limits": lambda can: can.max_headers is not None or can.max_header is not None,
     "max-message": lambda can: can.max_message is not None or can.max_body is not None,
 }
 

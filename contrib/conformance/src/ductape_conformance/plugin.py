@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -98,6 +99,11 @@ class _Recorder:
         terminalreporter.section("ductape conformance", sep="=", bold=True)
         for test, rows in _by_test(self.rows).items():
             _print_suite(terminalreporter, test, rows)
+        from ._run import loops
+
+        wanted = str(self.config.getoption("ductape_loops"))
+        for loop in sorted({*wanted.split(",")} - {*loops(wanted)}):
+            terminalreporter.line(f"NOT PLAYED on {loop}, which is not installed: pip install {loop}", red=True)
 
 
 def _print_suite(reporter: Any, test: str, rows: list[dict[str, Any]]) -> None:
@@ -113,8 +119,13 @@ def _print_suite(reporter: Any, test: str, rows: list[dict[str, Any]]) -> None:
                 reasons[row["reason"] if outcome == "skipped" else "failed"].add(row["scenario"])
         for reason, ids in sorted(reasons.items()):
             quiet = reason.startswith("not declared")
-            line = f"  {outcome.upper()} {reason}: {', '.join(sorted(ids))}"
+            line = f"  {outcome.upper()} {_told(reason)}: {', '.join(sorted(ids))}"
             reporter.line(line, red=not quiet, yellow=quiet)
+
+
+def _told(reason: str) -> str:
+    """Return why a scenario was not played, for people: some are played only where something is *not* declared."""
+    return re.sub(r"^not declared: (\S+) is declared$", r"only for adapters without it: \1 is declared", reason)
 
 
 def _by_test(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

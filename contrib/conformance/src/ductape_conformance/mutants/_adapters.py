@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ductape.adapter import Capabilities, Count, Durability, Fault, Order, Purpose, Verdict
+from ductape.adapter import Durability, Fault, Order, Purpose, Verdict
 from ductape_conformance.mutants import _defects as d
 from ductape_conformance.mutants._mutant import Mutant
 from ductape_conformance.mutants._ways import (
@@ -188,8 +188,6 @@ ADAPTERS: tuple[Mutant, ...] = (
         "dead-letters-need-a-listener", ("derived.dead-letters-wait", "dead.exhausted"), purposes={Purpose.DEAD: LOSSY}
     ),
     Mutant("retry-channel-does-not-delay", ("derived.retry-delays",), records(lambda one: replace(one, delay=0.0))),
-    Mutant("one-lapse-takes-all", ("lease.each-has-its-own",), claiming(lease_shared=False), caps=_ALL),
-    Mutant("leases-never-lapse", ("lease.lapses",), claiming(lease=30.0), lease=1e6),
     Mutant("leases-are-not-told", ("roundtrip.facts-of-a-delivery",), deliveries(setting("leased_until", None))),
     Mutant("a-task-is-left-behind", ("close.leaves-nothing-running",), d.leaky),
     Mutant("every-position-is-the-same", ("send.one-answer-each",), d.one_place),
@@ -205,24 +203,4 @@ ADAPTERS: tuple[Mutant, ...] = (
         errors(Fault.LOST, Fault.TRANSIENT, "send", "receive", "declare", "sender", "check"),
     ),
     Mutant("unwraps-anything", ("contract.native-objects-are-typed",), d.obliging),
-    # claims
-    Mutant("claims-history", ("groups.history-is-offered",), claiming(history=True)),
-    Mutant("claims-confirmed-acks", ("settle.confirmed-survives-a-cut",), claiming(confirmed_ack=True), caps=_UNSURE),
-    Mutant(
-        "claims-to-store",
-        ("faults.stored-survives-a-kill", "outages.a-killed-server-loses-nothing-confirmed"),
-        claiming(durability=Durability.STORED),
-        caps=_WEAK,
-    ),
-    Mutant("claims-order", ("lanes.order-over-two-members",), claiming(order=Order.KEY), caps=_KEYLESS),
-    Mutant(
-        "claims-a-delay-without-counts",
-        ("contract.capabilities-do-not-contradict-themselves",),
-        claiming(count=Count.NONE),
-    ),
-    Mutant(
-        "a-channel-claims-more-than-its-class",
-        ("contract.capabilities-do-not-contradict-themselves",),
-        lambda tap: setattr(tap, "capabilities", Capabilities()),
-    ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ductape import Reject
+from ductape._lanes import RUNNING
 from ductape.adapter import AdapterError, Fault, Groups, Order, Verdict
 from ductape_conformance.mutants._ways import replace
 from ductape_memory import QUEUE
@@ -184,7 +185,45 @@ def _counted(old: Any) -> Any:
     return attempt_of
 
 
+def _overstaying(old: Any) -> Any:
+    """Wait for handlers beyond the grace time."""
+    return lambda self, seconds: old(self, seconds + 100.0)
+
+
+def _ended_is_done(old: Any) -> Any:
+    """Acknowledge what a handler was ended at."""
+
+    def hand_back(self: Any, item: Any) -> None:
+        if item.state == RUNNING:
+            item.source.settle(item, Verdict.ACK)
+        else:
+            old(self, item)
+
+    return hand_back
+
+
+def _literal(old: Any) -> Any:
+    """Find an adapter only as its entry point is written."""
+    written = ("KIT", "memory")
+    return lambda self, name, **rest: old(self, name if name in written else f"no-{name}", **rest)
+
+
 APPLICATIONS: tuple[Mutant, ...] = (
+    Mutant(
+        "kernel-waits-beyond-the-grace-time",
+        ("stop.what-overstays-goes-to-others",),
+        patch=patched(workers__Workers__calm=_overstaying),
+    ),
+    Mutant(
+        "kernel-acks-what-it-ended",
+        ("stop.what-overstays-goes-to-others",),
+        patch=patched(subscription__Subscription__hand_back=_ended_is_done),
+    ),
+    Mutant(
+        "kernel-finds-adapters-as-they-are-written",
+        ("contract.found-by-its-entry-point",),
+        patch=patched(registry__Registry__adapter=_literal),
+    ),
     Mutant(
         "kernel-hands-waiting-retries-back-at-once",
         ("stop.waiting-retries-keep-their-time",),

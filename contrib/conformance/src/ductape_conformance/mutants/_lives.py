@@ -122,6 +122,16 @@ async def cut_off(call: Call) -> Any:
         return []
 
 
+@on("receive")
+async def unaware(call: Call) -> Any:
+    """Take a group that is gone for one where nothing waits."""
+    try:
+        return await call.proceed()
+    except AdapterError:
+        await call.target.tap.clock.sleep(max(call.args[1], 0.01))
+        return []
+
+
 def declares_once(tap: Tap) -> None:
     """Declare each group once, whatever became of it."""
     known: set[tuple[Any, str]] = set()
@@ -259,6 +269,7 @@ LIVES: tuple[Mutant, ...] = (
         ("groups.forgotten-is-declared-again",),
         declares_once,
     ),
+    Mutant("a-lost-group-goes-unnoticed", ("outages.a-group-that-the-server-lost",), unaware),
     Mutant("declaring-begins-anew", ("contract.declaring-again-changes-nothing",), begins_anew),
     Mutant(
         "latest-is-earliest",

@@ -32,6 +32,8 @@ class Mutant(NamedTuple):
     caps: Capabilities | None = None
     purposes: Mapping[Purpose, Capabilities] | None = None
     lease: float = 30.0
+    harness: Callable[[Mutant], Harness] | None = None
+    """Where it is played; None: `Broken`."""
 
 
 class Verdict(NamedTuple):
@@ -144,16 +146,16 @@ def judge(mutant: Mutant, loop: str = "asyncio") -> Verdict:
     survived: list[str] = []
     how = ""
     for id in mutant.killers:
-        try:
-            with mutant.patch():
-                play(SCENARIOS[id], Broken(mutant), loop)
-        except NotApplicable as reason:
-            survived.append(f"{id} (not played: {reason})")
-        except BaseException as error:  # a hang, a crash and a broken promise are all noticed
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            killed.append(id)
-            how = how or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:150]
-        else:
-            survived.append(id)
+        with mutant.patch():  # what fails here is a mistake of ours, and kills nobody
+            try:
+                play(SCENARIOS[id], (mutant.harness or Broken)(mutant), loop)
+            except NotApplicable as reason:
+                survived.append(f"{id} (not played: {reason})")
+            except BaseException as error:  # a hang, a crash and a broken promise are all noticed
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
+                killed.append(id)
+                how = how or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:150]
+            else:
+                survived.append(id)
     return Verdict(mutant, tuple(killed), tuple(survived), how)

@@ -1,6 +1,7 @@
 """The catalogue. Importing this package fills it; the order here is the order in which scenarios are played."""
 
 from . import (
+    answers,
     batches,
     bounds,
     callers,
@@ -27,6 +28,7 @@ from . import (
 )  # isort: skip
 
 __all__ = [
+    "answers",
     "batches",
     "bounds",
     "callers",

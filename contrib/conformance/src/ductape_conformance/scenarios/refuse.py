@@ -106,6 +106,23 @@ async def large(stage: Stage) -> None:
     await handler.until(lambda: len(handler.done) == 2, stage.patience)
 
 
+@scenario("refuse.headers-beyond-the-limits", "header-limits", level="promise")
+async def headers(stage: Stage) -> None:
+    """More headers than declared, or a longer one, are refused when publishing; nothing of it is sent, others are."""
+    shop = await stage.shop()
+    await shop.publish({"n": 1})
+    before = len(shop.tap.of("send"))
+    number, size = stage.can.max_headers, stage.can.max_header
+    if number is not None and number <= 10_000:
+        with pytest.raises(PayloadError, match=f"carries {number}"):
+            await shop.publish({"n": 2}, headers={f"h{n}": "v" for n in range(number + 1)})
+    if size is not None and size <= 64 << 20:
+        with pytest.raises(PayloadError, match=f"'long' has more than the {size} bytes"):
+            await shop.publish({"n": 2}, headers={"long": "v" * (size + 1)})
+    assert len(shop.tap.of("send")) == before
+    await shop.publish({"n": 3})
+
+
 @scenario("refuse.what-cannot-be-written", level="promise")
 async def unwritable(stage: Stage) -> None:
     """A payload that no codec writes and an option that is unknown are refused before anything is sent."""
@@ -117,6 +134,16 @@ async def unwritable(stage: Stage) -> None:
     with pytest.raises(ConfigError, match="concurency"):
         await shop.subscribe(shop.handler(), concurency=5)
     assert shop.tap.of("send", "receiver") == []
+
+
+@scenario("refuse.names-of-derived-channels", level="promise")
+async def derived(stage: Stage) -> None:
+    """A group whose name ends like a channel that is derived from a group is refused before anything opens."""
+    shop = await stage.shop()
+    for name in ("billing.dead", "billing-retry"):
+        with pytest.raises(ConfigError, match=name):
+            await shop.client.event.subscribe(shop.name, callback=shop.handler(), group=name)
+    assert shop.tap.receivers == []
 
 
 @scenario("refuse.unknown-config-keys", level="promise")

@@ -194,7 +194,8 @@ async def behind(stage: Stage) -> None:
     """After a record of a key failed, no later record of that key in the call is stored; those are TRANSIENT."""
     channel = stage.channel(order=stage.can.order.KEY)
     member = await stage.member(channel=channel)
-    most = min(size for size in (stage.can.max_body, stage.can.max_message) if size is not None)
+    can = stage.main.capabilities(channel) or stage.can  # what is declared is known better
+    most = min(size for size in (can.max_body, can.max_message) if size is not None)
     if most > 64 << 20:
         raise NotApplicable(f"bodies of {most} bytes are not sent in a test")
     sender = await stage.sender(channel)
