@@ -155,7 +155,8 @@ class Teller:
 
     def __call__(self, who: str, what: str, style: str = "") -> None:
         clock = paint(f"{time.perf_counter() - self.begin:5.2f} s", "dim")
-        print(f"  {clock}  {who:<8} {paint(what, style)}", flush=True)
+        # One write: a plain function says it from a thread of its own.
+        print(f"  {clock}  {who:<8} {paint(what, style)}\n", end="", flush=True)
 
 
 def paint(text: str, style: str) -> str:
@@ -197,7 +198,8 @@ def main() -> int:
     logging.getLogger("ductape").setLevel(logging.ERROR)
     print(paint("ductape: one API, and a provider for every environment", "bold"))
     if not REDIS:
-        print("Two imitations of the memory adapter stand for two providers here; no server runs.")
+        print("No server runs: two imitations of the memory adapter stand for two providers.")
+        print("A stream has consumer groups, as in Redis; a log has partitions, as in Kafka.")
     results = []
     try:
         for env in ("dev", "prd"):
@@ -210,6 +212,8 @@ def main() -> int:
         two_processes()
     print("\n" + paint("The same code twice; only env= was different.", "bold"))
     table(results)
+    print("  durability: a killed server loses nothing (stored), or at most its last moment (buffered)")
+    print("\nNext: docs/quickstart.md")
     same = ("published", "paid", "failed", "dead", "replayed")
     return 0 if all(results[0][name] == results[1][name] for name in same) else 1
 

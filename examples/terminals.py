@@ -1,10 +1,9 @@
-"""One program in two terminals, on one file:
+"""One program in two terminals, on one file; it needs ductape-sqlite.
 
-    python examples/terminals.py consume        in the first; Ctrl-C ends it
-    python examples/terminals.py publish        in the second, as often as you like
+    python examples/terminals.py publish    as often as you like
+    python examples/terminals.py consume    until Ctrl-C
 
-It needs ductape-core and ductape-sqlite. Publish first, kill either, restart both: what was published is handled, from
-the file `shop.db` or the one that a third word names.
+A third word names another file than terminals.db.
 """
 
 import asyncio
@@ -15,13 +14,17 @@ from ductape import Ductape, Event
 EVENT = "order-events:new-orders"
 
 
-async def main(what: str, path: str = "shop.db") -> None:
+async def main(what: str, path: str = "terminals.db") -> None:
     ductape = Ductape(product="shop", env="dev")
-    await ductape.broker.create(tag="order-events", envs=[{"slug": "dev", "type": "SQLITE", "config": {"path": path}}])
+    await ductape.broker.create(
+        tag="order-events",
+        envs=[{"slug": "dev", "type": "SQLITE", "config": {"path": path}}],
+    )
     await ductape.broker.topic.create(tag=EVENT, groups=["billing"])
 
     async def bill(order: dict[str, str], event: Event) -> None:
-        print(f"consume: {order['orderId']} paid, stored at {event.position}", flush=True)
+        name = order["orderId"]
+        print(f"consume: {name} paid, stored at {event.position}", flush=True)
 
     if what == "publish":
         async with ductape:

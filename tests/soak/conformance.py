@@ -1,7 +1,8 @@
 """The conformance kit, many times in a row: what passes once must pass always.
 
-    python -m tests.soak.conformance              20 runs of every suite of `SUITES`, on both loops; writes the report
+    python -m tests.soak.conformance              20 runs of every suite of `SUITES`, on both loops; writes a report each
     python -m tests.soak.conformance 3 memory     3 runs of one; writes nothing
+    python -m tests.soak.conformance 20 redis     20 runs of one; writes its report
 
 Each run has a process of its own, with servers of its own, and makes up other random histories than the one before.
 A scenario that fails is counted with the run that shows it: nothing is tried again.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-REPORT = Path(__file__).with_name("reports") / "conformance.md"
+REPORTS = Path(__file__).with_name("reports")
 SUITES = {
     "memory": "adapters/memory/tests/test_conformance.py",
     "directory": "contrib/directory/tests/test_conformance.py",
@@ -76,7 +77,7 @@ def play(path: str, seed: int) -> Turn:
         return Turn(suites, seconds, error, done.stdout if done.returncode else "")
 
 
-def table(name: str, turns: Sequence[Turn]) -> str:
+def table(turns: Sequence[Turn]) -> str:
     """Return the figures of one module: a row a suite, and what failed."""
     counts: dict[str, Counter[str]] = {}
     failed: Counter[str] = Counter()
@@ -90,7 +91,7 @@ def table(name: str, turns: Sequence[Turn]) -> str:
                 if row["outcome"] == "fail":
                     failed[f"{test}[{row['scenario']}-{row['loop']}]: {row['reason'][:200]}"] += 1
     slowest = max(turn.seconds for turn in turns)
-    lines = [f"\n## {name}\n", "| suite | runs | passed | failed | skipped |", "|---|---|---|---|---|"]
+    lines = ["", "| suite | runs | passed | failed | skipped |", "|---|---|---|---|---|"]
     lines += [
         f"| {test} | {mine['runs']} | {mine['pass']} | {mine['fail']} | {mine['skipped']} |"
         for test, mine in sorted(counts.items())
@@ -101,11 +102,11 @@ def table(name: str, turns: Sequence[Turn]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def heading(times: int) -> str:
+def heading(name: str, times: int) -> str:
     """Say what was run, on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-conformance", "ductape-core"))
     return (
-        f"# Soak report: conformance\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio and uvloop, on "
+        f"# Soak report: conformance of {name}\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio and uvloop, on "
         f"{datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
         f"{packages}. Random histories are others in each run.\n"
     )
@@ -128,11 +129,12 @@ def main(times: str = str(TIMES), part: str = "") -> int:
             turns[name].append(turn)
             print(f"{name}: run {seed}: {len(failures(turn))} failed, {turn.seconds:.0f} s {turn.error}", flush=True)
             print(turn.said, end="", flush=True)
-    text = heading(int(times)) + "".join(table(name, mine) for name, mine in turns.items())
-    print(text)
-    if not part:
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(text)
+    for name, mine in turns.items():
+        text = heading(name, int(times)) + table(mine)
+        print(text)
+        if int(times) >= TIMES:
+            REPORTS.mkdir(exist_ok=True)
+            (REPORTS / f"conformance-{name}.md").write_text(text)
     return 1 if any(failures(turn) or turn.error for mine in turns.values() for turn in mine) else 0
 
 
