@@ -1,6 +1,6 @@
 """The conformance kit, many times in a row: what passes once must pass always.
 
-    python -m tests.soak.conformance              20 runs of every suite of `SUITES`, on both loops; writes a report each
+    python -m tests.soak.conformance              20 runs of all of `SUITES`, on both loops; writes a report each
     python -m tests.soak.conformance 3 memory     3 runs of one; writes nothing
     python -m tests.soak.conformance 20 redis     20 runs of one; writes its report
 
@@ -106,8 +106,8 @@ def heading(name: str, times: int) -> str:
     """Say what was run, on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-conformance", "ductape-core"))
     return (
-        f"# Soak report: conformance of {name}\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio and uvloop, on "
-        f"{datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+        f"# Soak report: conformance of {name}\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio "
+        f"and uvloop, on {datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
         f"{packages}. Random histories are others in each run.\n"
     )
 
