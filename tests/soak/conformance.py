@@ -105,10 +105,10 @@ def table(turns: Sequence[Turn]) -> str:
 def heading(name: str, times: int) -> str:
     """Say what was run, on what."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ductape-conformance", "ductape-core"))
+    where = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {packages}"
     return (
-        f"# Soak report: conformance of {name}\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio "
-        f"and uvloop, on {datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
-        f"{packages}. Random histories are others in each run.\n"
+        f"# Soak report: conformance of {name}\n\nThe kit {times} times, up to {AT_ONCE} runs at once, on asyncio and "
+        f"uvloop, on {datetime.now(UTC).date()}, {where}. Random histories are others in each run.\n"
     )
 
 
