@@ -62,7 +62,9 @@ class TestBrokers:
         assert str(await refusal(brokers.topic.fetch("order-event:new-orders"))) == told
         assert str(await refusal(brokers.topic.create(tag="order-event:x"))) == told
         assert str(await refusal(brokers.fetch("xyz"))).endswith("'my-product'. There is order-events.")
-        assert str(await refusal(door().fetch("a"))).endswith("None is declared yet: broker.create declares one.")
+        assert str(await refusal(door().fetch("a"))).endswith(
+            "None is declared yet: broker.create declares one; was it awaited?"
+        )
 
     async def test_an_update_replaces_what_is_given(self, brokers: Door) -> None:
         updated = await brokers.update("order-events", {"envs": [{"slug": "prd", "type": "KAFKA"}]}, description="d")

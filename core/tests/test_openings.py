@@ -12,6 +12,7 @@ import pytest
 from core.tests.fake import Fake, FakeConnection, FakeReceiver, FakeSender, OneChannel, failing, never
 from core.tests.kit import EVENT, VirtualClock, opened, quiet
 from ductape import Ductape, Registry, Reject, Retry
+from ductape._bounds import Bounds
 from ductape.adapter import Channel, Fault, Intake, Purpose, Verdict
 from ductape.errors import AdapterError, OpenError, StateError
 from ductape_memory import MemoryAdapter
@@ -240,3 +241,26 @@ async def test_a_group_s_private_channels_know_the_address_that_the_topic_gives_
             await asyncio.sleep(0.001)
     assert {each.channel.purpose: each.channel.address for each in fake.senders} == {Purpose.DEAD: "https://q/orders"}
     assert {each.channel.address for each in fake.receivers} == {"https://q/orders"}
+
+
+async def test_what_was_given_up_may_come_yet_before_a_loop_ends_and_is_closed() -> None:
+    bounds = Bounds(clock := VirtualClock())
+    closed: list[object] = []
+
+    class Late:
+        async def close(self) -> None:
+            await clock.sleep(0.1)
+            closed.append(self)
+
+    async def late() -> Late:
+        await clock.sleep(10.5)
+        return Late()
+
+    with pytest.raises(AdapterError, match="no answer within 10 s"):
+        await clock.run(bounds.call(late(), 10, bounds.close))
+    await clock.run(bounds.ended())
+    assert len(closed) == 1
+    bounds.background(clock.sleep(100))
+    began = clock.now()
+    await clock.run(bounds.ended(1))
+    assert clock.now() - began == 1

@@ -79,7 +79,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         'say("begin", message)', 'say("begin", message); again = asyncio.get_running_loop()'
     ).replace(
         "    await asyncio.sleep(SECONDS)",
-        "    again.call_later(0.2, os.kill, os.getpid(), signal.SIGNAL)\n    await asyncio.sleep(SECONDS)",
+        "    again.call_later(0.6, os.kill, os.getpid(), signal.SIGNAL)\n    await asyncio.sleep(SECONDS)",
     )
     done = run(program, GRACE=25, SIGNAL="SIGTERM", SECONDS=25)
     assert done.returncode == 128 + signal.SIGTERM

@@ -278,6 +278,22 @@ class TestManifest:
             (tmp_path / name).write_bytes(b'{"a": "\xff"}')
             assert (await refusal(FileStore(tmp_path / name))).code == "CATALOG_INVALID"
 
+    async def test_all_mistakes_are_told_at_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "ductape.toml"
+        text = MANIFEST.replace('slug = "prd"', "slug = 1", 1).replace("[[topic]]", '[[topic]]\nordr = "key"', 1)
+        path.write_text(f'{text}\n[[topic]]\ntag = "other:new"\n')
+        error = await refusal(FileStore(path))
+        first, *told = str(error).splitlines()
+        assert first == f"CATALOG_INVALID: {path} has 3 faults:"
+        assert told[0].startswith("1. broker 'order-events', env[0].slug: expected a string")
+        assert told[1].endswith("unknown key 'ordr'. Did you mean 'order'?")
+        assert told[2] == "3. topic 'other:new': there is no broker 'other'."
+
+    async def test_malformed_json_is_told_with_its_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "ductape.json"
+        path.write_text('{"broker": [],\n "topic": [}')
+        assert str(await refusal(FileStore(path))).endswith("(byte 26, line 2).")
+
     async def test_malformed_yaml_is_not_quoted(self, tmp_path: Path) -> None:
         pytest.importorskip("yaml")
         path = tmp_path / "a.yml"

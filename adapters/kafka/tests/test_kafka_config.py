@@ -101,6 +101,16 @@ async def test_a_host_where_nobody_listens_and_one_that_is_unknown_are_told(capl
         assert error.value.fault is Fault.TRANSIENT
 
 
+def test_the_client_logs_nothing_beside_what_is_told() -> None:
+    code = (
+        "import asyncio, ductape_kafka as k\nfrom adapters.kafka.tests.conftest import site\n"
+        "async def main(): await k.KafkaAdapter().connect(k.KafkaConfig(brokers=['127.0.0.1:9']), site())\n"
+        "try: asyncio.run(main())\nexcept Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("nobody listens there" in done.stdout, done.stderr) == (True, "")
+
+
 def test_fields_that_name_channel_and_group_are_there() -> None:
     fields = KafkaConfig.__struct_fields__
     assert {KafkaAdapter.channel_field, KafkaAdapter.group_field} <= set(fields)

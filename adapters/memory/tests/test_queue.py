@@ -25,6 +25,15 @@ async def test_a_record_reaches_every_declared_group_with_its_bytes_headers_and_
     assert world.broker.messages("orders") == []
 
 
+async def test_a_record_above_the_channels_own_bound_is_refused_and_does_not_wait_for_room(world: Any) -> None:
+    connection = await world.connect(max_bytes=1000)
+    await connection.declare(world.channel())
+    small, large = await world.send(connection, "a", "b" * 2000)
+    assert isinstance(small, Stored)
+    assert large.fault is Fault.MESSAGE
+    assert "holds 1000 in all" in large.text
+
+
 async def test_members_of_one_group_share_its_messages(world: Any) -> None:
     connection = await world.connect()
     await world.send(connection, "a", "b", "c", "d")

@@ -13,6 +13,7 @@ from ductape.adapter import (
     Purpose,
     Verdict,
 )
+from ductape_conformance.proxy import TcpProxy
 from tests.contract import bodies, record, settle, take
 
 from .conftest import World, dead, event, publish
@@ -165,6 +166,20 @@ async def test_close_gives_back_what_was_read_ahead_and_leaves_no_consumer(world
     other = await world.receiver(second)
     assert len(handed) + len(await take(other, 50 - len(handed), 2.0)) == 50
     assert len(await world.raw.xinfo_consumers("orders", "billing")) <= 1
+
+
+async def test_what_a_read_brings_while_its_receiver_closes_is_with_another_member_at_once(world: World) -> None:
+    async with TcpProxy(world.server.host, world.server.port) as proxy:
+        first, second = await world.through(proxy.port), await world.connect()
+        receiver = await world.receiver(first)
+        await publish(second, record(1), record(2))
+        assert bodies(await take(receiver, 1)) == [1]  # there may be more, so that the next read does not wait
+        proxy.slow(0.1)
+        assert list(await receiver.receive(1, 0.0)) == []
+        while (await world.raw.xinfo_groups("orders"))[0]["lag"]:
+            await asyncio.sleep(0)
+        await receiver.close()  # the answer is under way
+        assert bodies(await take(await world.receiver(second), 1, 5.0)) == [2]  # the lease is 30 s
 
 
 async def test_a_consumer_with_something_pending_is_not_deleted(world: World) -> None:

@@ -110,6 +110,13 @@ def test_arguments_that_redis_quotes_are_cut_from_errors() -> None:
     assert "hunter2" not in str(error)
 
 
+def test_the_script_that_redis_names_is_cut_from_errors() -> None:
+    error = fault_of(
+        ValueError("NOGROUP No such key 'orders' or consumer group 'a' script: f416ab, on @user_script:9.")
+    )
+    assert (error.fault, error.text) == (Fault.LOST, "NOGROUP No such key 'orders' or consumer group 'a'")
+
+
 def test_an_envelope_carries_what_pubsub_cannot() -> None:
     delivery = opened("news", envelope(Outgoing(b"\xff", {"a": "ü"}, "id", "k")), Epoch())
     assert (delivery.body, delivery.headers, delivery.key, delivery.error) == (b"\xff", {"a": "ü"}, "k", "")

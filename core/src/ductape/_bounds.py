@@ -26,6 +26,8 @@ CONNECT, SENDER, SETTLE = 10.0, 10.0, 10.0
 DECLARE = 30.0
 RECEIVER = 60.0
 """Joining a group waits for its other members."""
+LEAVE = 1.0
+"""For what was abandoned, before an event loop ends."""
 LATE = 10.0
 """What `receive` may take beyond its wait."""
 
@@ -112,6 +114,14 @@ class Bounds:
     def background(self, call: Call[object]) -> None:
         """Let a closing call run by itself."""
         self.keep(asyncio.get_running_loop().create_task(call))
+
+    async def ended(self, seconds: float = LEAVE) -> None:
+        """Wait, for so long, until all that is kept has ended: what the end of a loop cuts off leaves sockets open."""
+        end = self.clock.now() + seconds
+        while self._abandoned:
+            ended = asyncio.gather(*self._abandoned, return_exceptions=True)
+            if not await wait_until(ended, self.clock, end):
+                return  # what it brought may be closed only now
 
     async def close(self, target: Closable, seconds: float = CLOSE) -> None:
         """Close a sender, receiver or connection; its failure changes nothing any more."""

@@ -20,14 +20,14 @@ S = TypeVar("S")
 class Catalog:
     """What one product has declared, read from its store at every question."""
 
-    def __init__(self, product: str, store: Store) -> None:
-        """Look at one product in a store.
+    def __init__(self, product: str, store: Store, unreadable: Callable[[Any], str] = lambda kind: "") -> None:
+        """Look at one product in a store; `unreadable` says why payloads cannot be read as a type, or nothing.
 
         Raises:
             CatalogError: ``TAG_INVALID`` for a product that is no tag.
         """
         self.product = check_tag(product, "product")
-        self.store = store
+        self.store, self.unreadable = store, unreadable
         self.types: dict[str, Any] = {}  # declared payload types by topic: a file cannot hold them
 
     def __repr__(self) -> str:
@@ -139,6 +139,8 @@ class TopicDoor:
         """
         catalog = self._catalog
         made = make_topic(catalog.request(request, fields, "topic.create"), product=catalog.product)
+        if made.type is not None and (why := catalog.unreadable(made.type)):
+            raise CatalogError("CATALOG_INVALID", f"topic {made.tag!r}, type: {why}", topic=made.tag)
 
         def decide(contents: Contents) -> Topic:
             catalog.broker_in(contents, made.broker)
@@ -333,4 +335,4 @@ def _hint(tag: str, known: Mapping[str, object], door: str) -> str:
     if hint := nearest(str(tag), known):
         return hint
     listed = ", ".join(sorted(known)[:8]) + (", …" if len(known) > 8 else "")
-    return f" There is {listed}." if known else f" None is declared yet: {door}.create declares one."
+    return f" There is {listed}." if known else f" None is declared yet: {door}.create declares one; was it awaited?"

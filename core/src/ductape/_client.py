@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,13 +80,14 @@ class Ductape:
             ConfigError: An option cannot be used.
         """
         self.product, self.env = check_tag(product, "product"), check_tag(env, "env")
+        read = Codecs(codecs, codec)
         self._settings = Settings(
             product=self.product,
             env=self.env,
-            catalog=Catalog(self.product, open_store(catalog)),
+            catalog=Catalog(self.product, open_store(catalog), read.unreadable),
             registry=registry if registry is not None else default_registry(),
             middleware=tuple(middleware),
-            codecs=Codecs(codecs, codec),
+            codecs=read,
             sessions=dict(sessions or {}),
             deadline=_seconds("deadline", deadline),
             grace=_seconds("grace", grace),
@@ -98,7 +100,7 @@ class Ductape:
         self._stop: asyncio.Future[None] | None = None
         self._declarations: list[Declaration] = []
         declared = self._settings.catalog
-        self.event = EventDoor(self._begin, self._running, declared.check_product, self._declarations)
+        self.event = EventDoor(self._begin, self._running, declared, self._declarations)
         self.broker = BrokerDoor(declared, publish=self.event.publish, subscribe=self.event.subscribe)
 
     # -- life
@@ -184,7 +186,10 @@ class Ductape:
         try:
             with Signals(self.stop):
                 await self.open()
-                failed = self._begin().failed
+                engine = self._begin()
+                if not engine.groups:
+                    logging.getLogger("ductape").warning("%r: nothing is subscribed; it waits for a signal", self)
+                failed = engine.failed
                 await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
                 await self.close()
                 if failed.done():

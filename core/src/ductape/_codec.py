@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -103,6 +104,17 @@ class Codecs:
             raise PayloadError("PAYLOAD_INVALID", text, content_type=content_type)
         return codec
 
+    def unreadable(self, kind: Any) -> str:
+        """Say why the client's codec cannot read a type, and what to do; empty if it can, or if it is not msgspec's."""
+        info = None
+        with suppress(Exception):  # what cannot be inspected yet, its decoder tells
+            info = msgspec.inspect.type_info(kind)
+        if kind is object or not (isinstance(info, msgspec.inspect.CustomType) and isinstance(self.default, _Msgspec)):
+            return ""
+        name, pydantic = info.cls.__name__, hasattr(info.cls, "model_validate")
+        what, mend = ("a pydantic model", f" and call `{name}.model_validate(…)`") if pydantic else ("a class", "")
+        return f"{name!r} is {what}, which msgspec cannot decode; annotate `dict`{mend}, or use a Struct or dataclass."
+
 
 class Encoding:
     """How one publisher writes payloads."""
@@ -128,12 +140,10 @@ class Encoding:
                 codec = self._raw
             return codec.encode(payload), codec.content_type
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-            why = _clean(error)
-            raise PayloadError(
-                "PAYLOAD_INVALID",
-                f"event {self._event!r}: a {type(payload).__name__} cannot be written as {codec.content_type}: {why}.",
-                event=self._event,
-            ) from error
+            what, why = f"a payload of type {type(payload).__name__}", _clean(error)
+            mend = " Publish its model_dump()." if hasattr(payload, "model_dump") else ""
+            text = f"event {self._event!r}: {what} cannot be written as {codec.content_type}: {why}.{mend}"
+            raise PayloadError("PAYLOAD_INVALID", text, event=self._event) from error
 
 
 class Decoding:

@@ -138,8 +138,10 @@ class Link:
         await self._bounds.call((await self.connection()).check(), CHECK)
 
     async def close(self) -> None:
-        """Close the connection, or the one that is being made."""
+        """Close the connection; one that is being made is closed when it is there."""
         self._closed = True
+        if self._connecting is not None:
+            self._bounds.keep(self._connecting)
         connection, self._connection = self._connection, None
         if connection is not None:
             await self._bounds.close(connection)

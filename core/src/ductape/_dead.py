@@ -150,7 +150,7 @@ class _Desk:
     def failed(self, error: AdapterError) -> OpenError:
         """Say which listing failed, and how."""
         where = f"dead letters of {self._place.event!r} in group {self._group!r}"
-        return OpenError("CONNECT_FAILED", f"{where}: {error}")
+        return OpenError("CONNECT_FAILED", f"{where}: {error.text}.")
 
     async def _empty(self, source: Source) -> bool:
         """Tell whether the provider says that nothing is left; a slow poll may still bring what there is."""

@@ -74,13 +74,8 @@ class Engine:
         key = id(link), channel.identity
         if key not in self.outboxes:
             name = channel.name if channel.purpose is Purpose.EVENTS else f"{channel.name} ({channel.purpose.value})"
-            self.outboxes[key] = Outbox(
-                name,
-                partial(link.open_sender, channel, groups),
-                partial(link.prepare, channel, groups),
-                self.bounds,
-                self.settings.pressure,
-            )
+            opening, declare = partial(link.open_sender, channel, groups), partial(link.prepare, channel, groups)
+            self.outboxes[key] = Outbox(name, opening, declare, self.bounds, self.settings.pressure)
         return self.outboxes[key]
 
     async def publisher(
@@ -157,14 +152,8 @@ class Engine:
         others = frozenset(group for link, other, group in self.groups if (link, other) == key[:2]) - {name}
         orders = [order_of(each.options, place.channel.order, each.event) for each, place in part]
         for (each, _), order in zip(part, orders, strict=True):
-            check_capabilities(
-                each.options,
-                can,
-                order,
-                where=f"{each.event} in group {name!r}",
-                provider=place.link.provider,
-                others=others,
-            )
+            at, provider = f"{each.event} in group {name!r}", place.link.provider
+            check_capabilities(each.options, can, order, where=at, provider=provider, others=others)
         while (joining := self.groups.get(key)) is not None:
             await asyncio.wait({joining.left if joining.stopping else joining.joined})
             if not joining.stopping and not joining.joined.cancelled():  # else it left or failed, and this one tries
@@ -237,7 +226,7 @@ class Engine:
         try:
             await place.link.remove(msgspec.structs.replace(place.channel, group=name))
         except AdapterError as error:
-            raise OpenError("CONNECT_FAILED", f"remove group {name!r} of {event!r}: {error}") from error
+            raise OpenError("CONNECT_FAILED", f"remove group {name!r} of {event!r}: {error.text}.") from error
 
     def _emptied(self, group: Group) -> None:
         self.groups = {key: each for key, each in self.groups.items() if each is not group}
@@ -255,15 +244,13 @@ class Engine:
             stats=partial(group.stats, place.event),
             lag=group.lag,
         )
-        kind = place.topic.type if signature.payload is Any and place.topic.type is not None else signature.payload
+        said = place.topic.type
+        kind = said if signature.payload is Any and said is not None else signature.payload
+        if said is not None and isinstance(kind, type) and kind not in (said, dict, bytes):
+            log.warning("%s: %s reads %r, but the topic has type=%r", place.event, signature.name, kind, said)
+        decoding, threads = Decoding(settings.codecs, kind), self._threads(declaration.options.concurrency)
         handle = compile_handling(
-            declaration.handler,
-            signature,
-            Decoding(settings.codecs, kind),
-            settings.middleware,
-            site,
-            settings.sessions,
-            self._threads(declaration.options.concurrency),
+            declaration.handler, signature, decoding, settings.middleware, site, settings.sessions, threads
         )
         return Subscription(
             Parts(
@@ -299,10 +286,13 @@ class Engine:
                 return await call()
             except AdapterError as error:
                 delay = backoff.failed()
+                left = end - self.clock.now()
                 refused = error.fault in (Fault.CONFIG, Fault.MESSAGE)
-                if refused or backoff.exhausted or self.clock.now() + delay > end:
+                if refused or backoff.exhausted or delay > left:
                     code = "SUBSCRIBE_FAILED" if error.fault is Fault.CONFIG else "CONNECT_FAILED"
-                    raise OpenError(code, f"{where}: {error}") from error
+                    raise OpenError(code, f"{where}: {error.text}.{error.advice}") from error
+                if backoff.failures == 1:
+                    log.warning("%s: %s; trying for another %.0f s.%s", where, error.text, left, error.advice)
                 await self.clock.sleep(delay)
 
     # -- the end

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from threading import get_ident
 from typing import Any, TypeVar, overload
 
 from msgspec.structs import replace
 
+from ._catalog import Catalog
 from ._config import snake
 from ._dead import IDLE, DeadLetter, dead_letters
 from ._engine import Declaration, Engine
@@ -19,7 +21,7 @@ from ._options import read_options
 from ._publisher import Publisher, SessionLike
 from ._stream import Stream
 from ._subscription import Subscription
-from .errors import ConfigError, StateError, nearest
+from .errors import ConfigError, HandlerError, StateError, nearest
 from .types import PublishRequest, SubscribeRequest
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -36,7 +38,7 @@ class EventDoor:
         self,
         begin: Callable[[], Engine],
         running: Callable[[], bool],
-        check_product: Callable[[object], None],
+        catalog: Catalog,
         declarations: list[Declaration],
     ) -> None:
         """Open the door of a client.
@@ -44,14 +46,15 @@ class EventDoor:
         Args:
             begin: Returns what runs, beginning if nothing does.
             running: Tells whether anything does.
-            check_product: Refuses another product.
+            catalog: Refuses another product, and types that payloads cannot be read as.
             declarations: Subscriptions that open with the client.
         """
-        self._begin, self._running, self._check_product = begin, running, check_product
-        self._declarations = declarations
+        self._begin, self._running, self._check_product = begin, running, catalog.check_product
+        self._declarations, self._unreadable = declarations, catalog.unreadable
         self._ready: dict[str, Publisher[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = self._forks = 0
+        self._hinted = False
 
     # -- publish
 
@@ -117,7 +120,7 @@ class EventDoor:
         split_event(event)
         self._check_product(options.pop("product", None))
         env = options.pop("env", None)
-        engine = self._begin()
+        engine = self._to_publish()
         publisher = await engine.publisher(event, env)
         if env is None:
             self._ready[event] = publisher
@@ -168,7 +171,16 @@ class EventDoor:
         """
         split_event(event)
         self._check_product(product)
-        return await self._begin().publisher(event, env, codec, type)
+        return await self._to_publish().publisher(event, env, codec, type)
+
+    def _to_publish(self) -> Engine:
+        """Begin, and say once that this opens no subscription."""
+        engine, waiting = self._begin(), len(self._declarations)
+        if waiting and not engine.declared and not self._hinted:
+            self._hinted = True
+            text = "%d declared subscription(s) not open: use `async with ductape:`, `open`, `serve` or `run`"
+            logging.getLogger("ductape").warning(text, waiting)
+        return engine
 
     # -- subscribe
 
@@ -178,7 +190,7 @@ class EventDoor:
     def subscribe(self, event: str, /, *, callback: Handler, **options: Any) -> Awaitable[Subscription]: ...
     @overload
     def subscribe(self, event: str, /, **options: Any) -> Callable[[H], H]: ...
-    def subscribe(self, event: Any, /, *, callback: Handler | None = None, **options: Any) -> Any:
+    def subscribe(self, event: Any, /, *handlers: Any, callback: Handler | None = None, **options: Any) -> Any:
         """Handle an event: as a decorator, or at once with `callback`.
 
         As a decorator it declares a subscription that opens with the client. With `callback` (or one mapping) the
@@ -190,6 +202,7 @@ class EventDoor:
 
         Args:
             event: ``brokerTag:topicTag``, or one mapping with all of this.
+            *handlers: None: a handler is named, by `callback`.
             callback: The handler.
             **options: ``group, concurrency=8, order, prefetch, retry=Retry(…), on_poison, on_unmatched, batch,
                 batch_wait, timeout, start, env, product``.
@@ -201,11 +214,15 @@ class EventDoor:
             CapabilityError: The provider cannot do what is asked for.
             OpenError: The group could not be joined.
         """
+        if handlers:
+            raise ConfigError("OPTION_INVALID", f"subscribe {event!r}: write callback=handler.", option="callback")
         if isinstance(event, Mapping):
             options = {**{snake(str(name)): value for name, value in event.items()}, **options}
             event, callback = options.pop("event", None), options.pop("callback", callback)
             if callback is None:
-                raise ConfigError("OPTION_INVALID", f"subscribe {event!r}: there is no callback.", option="callback")
+                wrong = (f"no option {name!r}.{hint}" for name in options if (hint := nearest(name, ("callback",))))
+                text = f"subscribe {event!r}: {next(wrong, 'there is no callback.')}"
+                raise ConfigError("OPTION_INVALID", text, option="callback")
         if callback is not None:
             return self._open(self._declaration(event, callback, options))
 
@@ -223,6 +240,8 @@ class EventDoor:
         self._check_product(given.get("product"))
         options = read_options(given, f"subscribe {event!r}")
         signature = read_signature(handler, batch="batch" in given)
+        if why := self._unreadable(signature.payload):
+            raise HandlerError("HANDLER_INVALID", f"handler {signature.name!r}: {why}", handler=signature.name)
         return Declaration(event=event, handler=handler, signature=signature, options=options)
 
     async def _open(self, declaration: Declaration) -> Subscription:

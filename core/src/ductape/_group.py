@@ -93,19 +93,12 @@ class Group:
         start = plan.start if events else "earliest"
         order = plan.order if events else Order.NONE
         intake = Intake(group=self.name, window=window, order=order, start=start)
-
-        return Source(
-            f"{channel.name}/{self.name}" + ("" if events else "/retry"),
-            partial(link.open_receiver, channel, groups, intake),
-            self._take,
-            window,
-            plan.bounds,
-            link.backoff(),
-            self._observed(),
-        )
+        opening = partial(link.open_receiver, channel, groups, intake)
+        name = f"{channel.name}/{self.name}" + ("" if events else "/retry")
+        return Source(name, opening, self._take, window, plan.bounds, link.backoff(), self._observed())
 
     def _gave_up(self, error: AdapterError) -> None:
-        failure = OpenError("SUBSCRIBE_FAILED", f"group {self.name!r}: gave up reconnecting: {error}")
+        failure = OpenError("SUBSCRIBE_FAILED", f"group {self.name!r}: gave up reconnecting: {error.text}.")
         failure.__cause__ = error
         self.halt(failure)
 

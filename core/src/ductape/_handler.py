@@ -33,7 +33,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     asynchronous: bool
 
 
-def read_signature(handler: Handler, *, batch: bool = False) -> Signature:
+def read_signature(handler: Any, *, batch: bool = False) -> Signature:
     """Read what a handler takes.
 
     Args:
@@ -44,6 +44,9 @@ def read_signature(handler: Handler, *, batch: bool = False) -> Signature:
         HandlerError: ``HANDLER_INVALID`` if no call can serve its signature.
     """
     name = getattr(handler, "__qualname__", None) or type(handler).__qualname__
+    if inspect.iscoroutine(handler):
+        handler.close()  # else Python warns that nobody awaited it
+        raise _invalid(name, f"you called it: pass {name}, not {name}(…)")
     if not callable(handler):
         raise HandlerError("HANDLER_INVALID", f"handler {handler!r} cannot be called.", handler=name)
     target = _function(handler)

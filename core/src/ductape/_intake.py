@@ -66,16 +66,12 @@ class Source:
         self.paused = False
         self._opening, self._take, self._clock, self._backoff = opening, take, bounds.clock, backoff
         settling = self.settling = Settling(self, settled)
-        self.settle, self.noted, self.arrived, self.flush = (
-            settling.add,
-            settling.note,
-            settling.arrived,
-            settling.flush,
-        )
+        self.settle, self.noted = settling.add, settling.note
+        self.arrived, self.flush = settling.arrived, settling.flush
         self._epochs: set[Epoch] = set()
         self._room: asyncio.Future[None] | None = None
         self._enough = 0
-        self._stopping = False
+        self._stopping = self._answered = False
         self._task: asyncio.Task[None] | None = None
 
     # -- life
@@ -147,6 +143,7 @@ class Source:
                 if free >= 0:
                     await self._receive(receiver, free, WAIT if free else 0.0)
                     self._backoff.worked()
+                    self._answered = False
             except AdapterError as error:
                 if not await self._recover(error):
                     return
@@ -157,6 +154,9 @@ class Source:
         except AdapterError as error:
             if error.fault is not Fault.TRANSIENT:
                 self.broken(receiver, error)
+            if error.fault is Fault.LOST and not self._answered:
+                self._answered = True
+                self._backoff.worked()  # the server may be back: declare at once, but not in a hot loop
             raise
         self.progress, self.error = self._clock.now(), None
         deliveries = [each for each in deliveries if each.epoch.accepting]  # it may have ended since the call did

@@ -8,6 +8,7 @@ structure.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
@@ -17,10 +18,13 @@ from math import inf
 import msgspec
 
 from ._bounds import Backoff, Bounds, wait_until
+from ._headers import EVENT
 from ._records import Outgoing, Stored
 from ._sending import LONGEST_BACKOFF, Answers, Keeper, Lane, Pending
 from .adapter import Sender
 from .errors import AdapterError, Fault, Overloaded, PublishError
+
+log = logging.getLogger("ductape.outbox")
 
 SWEEP = 1.0
 """Seconds between looks at deadlines; nearer ones get a timer of their own."""
@@ -76,17 +80,17 @@ class Outbox:
             Overloaded: It found no room before its deadline.
         """
         if not self.open:
-            await self.admit(deadline)
+            await self.admit(deadline, record.headers.get(EVENT, self.name))
         return await self.put(record, deadline)
 
-    async def admit(self, deadline: float) -> None:
-        """Wait until a record may be put: the sender is open, and there is room."""
+    async def admit(self, deadline: float, event: str) -> None:
+        """Wait until a record may be put: the sender is open, and there is room. Errors name the event."""
         self._entering += 1
         try:
             if not self._lanes:
-                await self._open(deadline)
+                await self._open(deadline, event)
             if self._waiters or self._full:
-                await self._room(deadline)
+                await self._room(deadline, event)
         finally:
             self._entering -= 1
             self._loop.call_soon(self._let_in)  # a caller that does not put after all leaves its place to the next
@@ -141,7 +145,7 @@ class Outbox:
     def _full(self) -> bool:
         return self.pending >= self._pressure.messages or self.pending_bytes >= self._pressure.bytes
 
-    async def _room(self, deadline: float) -> None:
+    async def _room(self, deadline: float, event: str) -> None:
         """Wait for room, first come first served: nobody overtakes a caller that was let in and has not put yet."""
         waiter: asyncio.Future[None] = self._new_future()
         self._waiters.append(waiter)
@@ -153,13 +157,13 @@ class Outbox:
         finally:
             self._waiters.remove(waiter)
         if self._closed:
-            raise self._not_open("PUBLISH_FAILED", None)
+            raise self._not_open("PUBLISH_FAILED", event, None)
         if in_time:
             return
         self.failed += 1
-        last = f" The last answer was {self.error}." if self.error is not None else ""
+        last = f" The last answer was: {self.error.text}." if self.error is not None else ""
         text = (
-            f"{self.name}: {self.pending} messages ({self.pending_bytes} bytes) wait to be stored, and none left in "
+            f"{event}: {self.pending} messages ({self.pending_bytes} bytes) wait to be stored, and none left in "
             f"time.{last} Publish less at a time, or give Ductape(max_pending=…) a higher bound."
         )
         raise Overloaded("OVERLOADED", text, stored="no")
@@ -215,8 +219,9 @@ class Outbox:
         stored, hint = "no", "It is not stored."
         if item.ambiguous:
             stored, hint = "maybe", f"It may be stored: publish it again with id={item.record.id!r}."
-        cause = f": {item.error}" if item.error is not None else ""
-        error = PublishError(code, f"{self.name}: {why}{cause}. {hint}", stored=stored, id=item.record.id)
+        cause = f": {item.error.text}" if item.error is not None else ""
+        event = item.record.headers.get(EVENT, self.name)
+        error = PublishError(code, f"{event}: {why}{cause}. {hint}", stored=stored, id=item.record.id)
         error.__cause__ = item.error
         item.future.set_exception(error)
 
@@ -248,23 +253,26 @@ class Outbox:
 
     # -- life
 
-    async def _open(self, deadline: float) -> None:
+    async def _open(self, deadline: float, event: str) -> None:
         """Open for the first publish, again and again until its deadline; the sender's limits make the lanes."""
         backoff = Backoff(longest=LONGEST_BACKOFF)
         while not self._lanes:
             if self._closed:
-                raise self._not_open("PUBLISH_FAILED", None)
+                raise self._not_open("PUBLISH_FAILED", event, None)
             opening = self.keeper.open()
             if not await wait_until(opening, self.clock, deadline):
-                raise self._not_open("PUBLISH_TIMEOUT", self.keeper.error)
+                raise self._not_open("PUBLISH_TIMEOUT", event, self.keeper.error)
             error = None if opening.cancelled() else opening.exception()
             if error is None and self.keeper.sender is not None:
                 self._build(self.keeper.sender)
             elif not isinstance(error, AdapterError) or error.fault is Fault.CONFIG:
-                raise self._not_open("PUBLISH_FAILED", error)
-            elif self.clock.now() + (delay := backoff.failed()) >= deadline:
-                raise self._not_open("PUBLISH_TIMEOUT", error)
+                raise self._not_open("PUBLISH_FAILED", event, error)
+            elif (delay := backoff.failed()) >= (left := deadline - self.clock.now()):
+                raise self._not_open("PUBLISH_TIMEOUT", event, error)
             else:
+                if self.error is None:  # those who wait are told once
+                    self.error = error
+                    log.warning("%s: %s; trying for another %.0f s.%s", event, error.text, left, error.advice)
                 await self.clock.sleep(delay)
 
     def _build(self, sender: Sender) -> None:
@@ -275,12 +283,13 @@ class Outbox:
                 self._own, self.keeper.slots = {}, asyncio.Semaphore(calls)
             elif calls == 1:
                 self._only = self._lanes[0]
-            self.open = True
+            self.open, self.error = True, None
 
-    def _not_open(self, code: str, error: BaseException | None) -> PublishError:
+    def _not_open(self, code: str, event: str, error: BaseException | None) -> PublishError:
         self.failed += 1
-        why = error or ("the client was closed" if self._closed else "no answer")
-        failed = PublishError(code, f"{self.name}: cannot open for publishing: {why}. It is not stored.", stored="no")
+        why = getattr(error, "text", error) or ("the client was closed" if self._closed else "no answer")
+        text = f"{event}: cannot open for publishing: {why}. It is not stored.{getattr(error, 'advice', '')}"
+        failed = PublishError(code, text, stored="no")
         failed.__cause__ = error
         return failed
 

@@ -232,7 +232,7 @@ class Publisher(Generic[T]):
 
     async def _admit(self, deadline: float) -> None:
         self._usable()
-        await self._outbox.admit(deadline)
+        await self._outbox.admit(deadline, self.event)
         if self._can is None:
             self._can = can = self._known()
             limits = [limit for limit in (can.max_message, can.max_body) if limit is not None]

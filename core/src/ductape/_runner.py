@@ -22,7 +22,7 @@ class Signals:
         """Call `stop` at the first signal."""
         self._stop, self._loop = stop, asyncio.get_running_loop()
         self._before: dict[int, Any] = {}
-        self._asked = False
+        self._asked = 0.0
 
     def __enter__(self) -> Signals:
         for number in SIGNALS:
@@ -35,10 +35,13 @@ class Signals:
         return self
 
     def _arrived(self, number: int) -> None:
+        now = self._loop.time()
+        if self._asked and now - self._asked < 0.5:  # one signal: some senders tell a process and its group
+            return
         if self._asked:
             log.warning("second signal: ended at once")
             os._exit(128 + number)
-        self._asked = True
+        self._asked = now
         log.info("signal %s: stopping in order; a second one ends at once", signal.Signals(number).name)
         self._stop()
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -23,7 +25,7 @@ from msgspec.structs import replace
 
 from ._config import read
 from ._definitions import Broker, Topic, make_broker, make_topic
-from .errors import CatalogError
+from .errors import CatalogError, DuctapeError
 
 _LOCK_SECONDS = 10.0
 _MANIFESTS = (".toml", ".yaml", ".yml")
@@ -235,26 +237,46 @@ def _decoded(data: bytes, ending: str, path: str) -> object:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         mark = getattr(error.__context__, "problem_mark", None)  # PyYAML's; its text quotes the file, passwords and all
         line = f" (line {mark.line + 1})" if mark else ""
-        text = f"{path}: {f'malformed YAML{line}' if ending in ('.yaml', '.yml') else error}."
+        at = re.search(r"\(byte (\d+)\)\Z", str(error))  # JSON's place; TOML tells the line
+        told = f"{str(error)[:-1]}, line {data[: int(at[1])].count(10) + 1})" if at else str(error)
+        text = f"{path}: {f'malformed YAML{line}' if ending in ('.yaml', '.yml') else told}."
     raise CatalogError("CATALOG_INVALID", text, path=path)
 
 
 def _contents(body: _Body, product: str, path: str) -> Contents:
     within = f"{path}, "
-    brokers = _by_tag("BROKER_EXISTS", path, (make_broker(raw, product=product, within=within) for raw in body.brokers))
-    topics = _by_tag("TOPIC_EXISTS", path, (make_topic(raw, product=product, within=within) for raw in body.topics))
+    faults: list[DuctapeError] = []
+    make = partial(make_broker, product=product, within=within)
+    brokers = _by_tag("BROKER_EXISTS", path, body.brokers, make, faults)
+    # A broker with another fault is there; one whose tag is at fault may be what a topic means.
+    named = [raw.get("tag") for raw in body.brokers]
+    sure = None not in named and all(fault.code != "TAG_INVALID" for fault in faults)
+    topics = _by_tag("TOPIC_EXISTS", path, body.topics, partial(make_topic, product=product, within=within), faults)
     for topic in topics.values():
-        if topic.broker not in brokers:
+        if sure and topic.broker not in named:
             text = f"{within}topic {topic.tag!r}: there is no broker {topic.broker!r}."
-            raise CatalogError("BROKER_NOT_FOUND", text, broker=topic.broker, path=path)
+            faults.append(CatalogError("BROKER_NOT_FOUND", text, broker=topic.broker, path=path))
+    if len(faults) > 1:
+        told = "".join(f"\n{n}. {fault.text.removeprefix(within)}" for n, fault in enumerate(faults, 1))
+        raise CatalogError("CATALOG_INVALID", f"{path} has {len(faults)} faults:{told}", path=path)
+    if faults:
+        raise faults[0]
     return Contents(brokers, topics)
 
 
-def _by_tag(code: str, path: str, definitions: Iterable[D]) -> dict[str, D]:
+def _by_tag(
+    code: str, path: str, raws: Iterable[dict[str, Any]], make: Callable[[Any], D], faults: list[DuctapeError]
+) -> dict[str, D]:
+    """Build definitions; those that cannot be add to `faults`, so that one look tells all."""
     found: dict[str, D] = {}
-    for each in definitions:
+    for raw in raws:
+        try:
+            each = make(raw)
+        except DuctapeError as fault:
+            faults.append(fault)
+            continue
         if each.tag in found:
-            raise CatalogError(code, f"{path} declares {each.tag!r} twice.", tag=each.tag, path=path)
+            faults.append(CatalogError(code, f"{path} declares {each.tag!r} twice.", tag=each.tag, path=path))
         found[each.tag] = each
     return found
 

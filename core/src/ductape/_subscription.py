@@ -18,6 +18,7 @@ from ._middleware import SubscriberSite
 from ._moves import Moves
 from ._options import SubscribeOptions
 from ._records import Delivery, Purpose, Verdict
+from ._reports import Reports
 from ._retry import Attempt, Step, attempt_of, decide, hold
 from ._workers import Handle, Release, Workers
 from .adapter import Count, Order
@@ -65,6 +66,7 @@ class Subscription:
         """Done when it ended, with the reason if it ended by itself."""
         self._parts, self._clock, self._moves = parts, parts.clock, parts.moves
         self._retry = parts.options.retry
+        self._reports = Reports(parts.event, parts.site.group, parts.clock)
         outcome = self._outcome if parts.options.batch == 1 else self._outcomes
         self._workers = Workers(parts.handle, outcome, parts.options, parts.clock)
         self._lanes = self._workers.lanes
@@ -108,8 +110,7 @@ class Subscription:
         item.attempt = max(attempt.number, self._failures.get(_identity(delivery), 0) + 1)
         item.certain = attempt.certain
         if attempt.crash_loop and self._moves is not None and not delivery.error:
-            text = f"delivered {delivery.count} times without an outcome"
-            self._moves.bury(item, "crash-loop", text)
+            self._bury(item, "crash-loop", f"delivered {delivery.count} times without an outcome")
         return max(not_before, delivery.due or 0.0) - self._clock.time()
 
     def _lane(self, delivery: Delivery) -> str | None:
@@ -167,17 +168,10 @@ class Subscription:
         decision = decide(
             self._retry, item.source.can, item.attempt, enough=enough, ordered=item.lane is not None, error=error
         )
-        log.info(
-            "%s: attempt %d of %d failed (%s); %s",
-            self,
-            item.attempt,
-            self._retry.attempts,
-            type(error).__name__,
-            decision.step.value,
-            extra={"event": self.event, "message_id": delivery.headers.get(h.ID)},
-        )
+        id, attempt = _identity(delivery), f"{item.attempt} of {self._retry.attempts}"
+        self._reports.failed(error, id, attempt, decision.step, decision.delay)
         if decision.step is Step.BURY:
-            self._failures.pop(_identity(delivery), None)  # a replay begins anew
+            self._failures.pop(id, None)  # a replay begins anew
             self._bury(item, decision.reason, error)
             return
         delivery.failed += 1
@@ -213,6 +207,8 @@ class Subscription:
 
     def _bury(self, item: Item, reason: str, error: BaseException | str) -> None:
         if self._moves is not None:
+            told = f"{reason} after {item.attempt}" if reason == "exhausted" else reason
+            self._reports.buried(error, _identity(item.delivery), told)
             self._moves.bury(item, reason, error)
             return
         self.dropped += 1

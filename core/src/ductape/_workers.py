@@ -101,7 +101,7 @@ class Workers:
             except asyncio.CancelledError as error:
                 if worker.expired:
                     text = f"the handler ran longer than {self._timeout:g} s and was ended."
-                    failure = HandlerTimeout("HANDLER_TIMEOUT", text)
+                    failure = HandlerTimeout("HANDLER_TIMEOUT", text).with_traceback(error.__traceback__)
                 elif worker.task is not None and worker.task.cancelling():
                     self._left(worker)
                     raise

@@ -163,6 +163,7 @@ class AdapterError(DuctapeError):
 
     Attributes:
         fault: What the kernel may do about it.
+        advice: What to look at if this kept something from opening; empty where the text says it.
     """
 
     def __init__(self, fault: Fault, text: str) -> None:
@@ -172,8 +173,10 @@ class AdapterError(DuctapeError):
             fault: What it means to the kernel.
             text: What failed, without secrets and payloads.
         """
-        super().__init__("ADAPTER_FAILURE", text, fault=fault.value)
+        super().__init__("ADAPTER_FAILURE", text.rstrip("."), fault=fault.value)
         self.fault = fault
+        away = fault in (Fault.TRANSIENT, Fault.LOST)
+        self.advice = " Is the server there, and is the address right?" if away else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

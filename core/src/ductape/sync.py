@@ -78,6 +78,9 @@ class _EventDoor:
         self.publish = _blocking(client.event.publish, portal)
         self.publish_many = _blocking(client.event.publish_many, portal)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no {name!r}: ductape.sync publishes only; consume with ductape.Ductape")
+
 
 class _TopicDoor:
     """``ductape.broker.topic``, blocking."""

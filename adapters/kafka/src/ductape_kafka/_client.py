@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,11 @@ __all__ = ["CONNECT", "Options", "leave", "plainly", "quietly", "reason"]
 CONNECT = 8.0
 """Seconds for connecting; the kernel allows 10."""
 PROBE = 3.0
+
+# What goes wrong with a connection or a group is an error or a log line of ductape's; the client would tell it first,
+# in its own words, at every try. A level that somebody set stays.
+if logging.getLogger("aiokafka").level == logging.NOTSET:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 _OURS: Final = (
     *("loop", "bootstrap_servers", "client_id", "group_id", "partitioner", "linger_ms", "max_poll_interval_ms"),

@@ -131,6 +131,9 @@ class Store(ABC):
             body, headers = pack(headers, body), {}
         due = clock.now() + record.delay if record.delay > 0 else 0.0
         entry = Entry(0, body, dict(headers), record.key, stored_at, "", roughly(body, headers), due, only)
+        if 0 < self.max_bytes < entry.size:
+            text = f"{entry.size} bytes; {self.name} holds {self.max_bytes} in all. Raise config.max_bytes"
+            return AdapterError(Fault.MESSAGE, text)
         if self._full(entry.size):
             return AdapterError(Fault.TRANSIENT, f"{self.name} is full: its groups settle too slowly")
         self._add(entry)

@@ -321,7 +321,7 @@ class Link:
         self._wire = wire
 
     def _away(self, why: str) -> AdapterError:
-        return AdapterError(Fault.TRANSIENT, f"no connection to {self.endpoint!r}: {why}")
+        return AdapterError(Fault.TRANSIENT, f"no connection to {self.endpoint}: {why}")
 
     async def channel(self) -> Channel:
         """Open a channel, connecting if need be.

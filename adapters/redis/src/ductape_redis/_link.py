@@ -26,6 +26,8 @@ BOUND = 8.0
 """Seconds for a batch, below every bound of the contract that it can be part of."""
 CONNECT = 4.0
 
+_REFUSED = {"WRONGPASS": "the password or user is refused", "NOAUTH": "a password is needed"}
+
 pack = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
 """Its own stub knows tuples of one element only."""
 
@@ -229,10 +231,13 @@ class Link:
         commands.append(("CLIENT", "ID"))
         replies = await wire.many(b"".join(map(pack, commands)), len(commands), CONNECT)
         if len(replies) < len(commands):
-            raise AdapterError(Fault.TRANSIENT, f"{self._endpoint!r}: {wire.why}")
+            raise AdapterError(Fault.TRANSIENT, f"{self._endpoint}: {wire.why}")
         for place, reply in enumerate(replies):
             if isinstance(reply, hiredis.ReplyError):
-                error = fault_of(reply, repr(self._endpoint))
+                error = fault_of(reply, str(self._endpoint))
+                if place < must and (word := str(reply).partition(" ")[0]) in _REFUSED:
+                    text = f"{self._endpoint}: {_REFUSED[word]} ({word}): look at config.username, config.password"
+                    raise AdapterError(Fault.CONFIG, text) from reply
                 if place < must and error.fault is Fault.LOST:
                     raise AdapterError(Fault.CONFIG, str(reply)) from reply  # AUTH or SELECT refused in plain words
                 if place < must or commands[place][1] != "SETNAME":

@@ -6,6 +6,7 @@ An entry is ``body``, then our own fields (they begin with ``_``), then one fiel
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -54,8 +55,8 @@ _TEXTS: Final = (
 
 
 def fault_of(error: BaseException, where: str = "") -> AdapterError:
-    """Return the `AdapterError` for an error reply. Redis quotes arguments in some: those texts are cut."""
-    text = str(error).partition(" with args beginning with")[0][:200]
+    """Return the `AdapterError` for an error reply. Redis quotes arguments, or its script, in some: those are cut."""
+    text = re.split(" with args beginning with| script: ", str(error), maxsplit=1)[0][:200]
     fault = _FAULTS.get(text.partition(" ")[0].rstrip(":"))
     if fault is None:
         fault = next((fault for start, fault in _TEXTS if text.startswith(start)), Fault.LOST)

@@ -39,7 +39,9 @@ def providers(*, json: Json = False) -> int:
             continue
         told = {name: _plain(getattr(can, name)) for name in can.__struct_fields__}
         rows.append(
-            row | {"capabilities": told} if json else row | {name: told[name] for name in _SHORT} | {"notes": ""}
+            row | {"capabilities": told}
+            if json
+            else row | {name: _short(told[name]) for name in _SHORT} | {"notes": ""}
         )
     Out(json=json).table(rows, empty="no adapter is installed: pip install ductape-memory, for instance")
     return 0
@@ -53,6 +55,13 @@ def _plain(value: object) -> object:
     if isinstance(name, str):
         return name.lower()
     return "unlimited" if value == float("inf") else value
+
+
+def _short(value: object) -> object:
+    """Tell a capability to people: seconds as days, where they are many."""
+    if not isinstance(value, float):
+        return value
+    return f"{value // 86_400:g} days" if value >= 86_400 else f"{value:g} s" if value else "none"
 
 
 def new_adapter(name: str, *, into: Path | None = None) -> int:
@@ -79,9 +88,8 @@ def new_adapter(name: str, *, into: Path | None = None) -> int:
     except OSError as error:
         text = f"{folder} cannot be written: {error.strerror}. Name another folder with --into."
         raise ConfigError("OPTION_INVALID", text, option="into") from error
-    kit = _version("ductape-conformance")
     print(f"{folder} is an adapter that keeps its messages in memory, and passes the conformance kit.")
-    print(f"Next: cd {folder} && pip install -e . ductape-conformance{f'=={kit}' if kit else ''} && pytest")
+    print(f'Next: cd {folder} && pip install -e ".[test]" && pytest')
     return 0
 
 

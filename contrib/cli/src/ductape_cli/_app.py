@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from ductape.errors import DuctapeError
 
@@ -46,14 +46,15 @@ def run(arguments: Sequence[str]) -> int:
     out = Out(json="--json" in arguments)
     if isinstance(logging.lastResort, logging.Handler):  # a command tells itself what its client library warns about
         logging.lastResort.addFilter(logging.Filter("ductape"))
+        if "doctor" not in arguments:  # a server's settings are its business, and that of `run`, which logs everything
+            logging.lastResort.addFilter(lambda record: not record.name.startswith("ductape.adapter."))
     try:
-        status = app(arguments, result_action="return_value", exit_on_error=False, print_error=not out.json)
+        status = app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except DuctapeError as error:
         out.error(error.code, f"{error}{CLOSER if error.code in AWAY else ''}")
         return 1
     except CycloptsError as error:
-        if out.json:
-            out.error("USAGE", str(error))
+        out.error("USAGE", _usage(error))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -61,3 +62,13 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return 0
     return status if isinstance(status, int) else 0
+
+
+def _usage(error: CycloptsError) -> str:
+    """Say what is wrong with the arguments: of one that is missing, what it is."""
+    if not isinstance(error, MissingArgumentError) or error.app is None or error.argument is None:
+        return str(error)
+    name = error.argument.field_info.name
+    asked = error.app.assemble_argument_collection(parse_docstring=True)
+    told = next((each.parameter.help for each in asked if each.field_info.name == name), None)
+    return f"{name.upper()} is missing: {told}"

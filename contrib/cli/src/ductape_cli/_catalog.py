@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from ductape import Ductape
-from ductape.errors import ConfigError, DuctapeError
+from ductape import Ductape, Topic
+from ductape.errors import CapabilityError, ConfigError, DuctapeError
 
+from ._doctor import unkept
 from ._out import Out
 from ._where import Json, Where, declared_envs, told
 
@@ -44,15 +46,18 @@ async def topics(broker: str | None = None, *, where: Where = Where()) -> int:  
     return 0
 
 
-async def check(manifest: Path, *, env: str | None = None, product: str | None = None, json: Json = False) -> int:
-    """Check a manifest without connecting: tags, adapters, and every environment's config.
+async def check(
+    manifest: Path | None = None, *, env: str | None = None, product: str | None = None, json: Json = False
+) -> int:
+    """Check a manifest without connecting: tags, adapters, every environment's config, and what topics ask for.
 
     Args:
-        manifest: The file.
+        manifest: The file; without it, the one that other commands take.
         env: Only this environment: variables of the others may be unset here.
         product: The product, if the file does not name it.
         json: Write JSON, for programs.
     """
+    manifest = manifest or Where().path()
     try:
         named, slugs = told(manifest)
     except (OSError, ValueError, ImportError):  # its store tells what is wrong with the file
@@ -74,12 +79,19 @@ async def check(manifest: Path, *, env: str | None = None, product: str | None =
         fine = {(row["what"], row["env"]) for row in rows if row["ok"]}
         for topic in await ductape.broker.topic.fetch_all():
             rows += [
-                await _row(topic.tag, each.slug, "", engine.atlas.place(topic.tag, each.slug))
+                await _row(topic.tag, each.slug, "", _kept(engine.atlas.place(topic.tag, each.slug), topic))
                 for tag, each in looked
                 if tag == topic.broker and (tag, each.slug) in fine
             ]
     Out(json=json).table(rows, empty="")
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+async def _kept(placing: Awaitable[Any], topic: Topic) -> None:
+    """Refuse a topic whose order its provider never keeps."""
+    link = (await placing).link
+    if refused := unkept(topic, link.adapter.capabilities, link.provider):
+        raise CapabilityError("CAPABILITY_MISSING", f"topic {topic.tag!r} is {refused}.", capability="order")
 
 
 async def _row(what: str, env: str, kind: str, looked: Any) -> dict[str, Any]:

@@ -9,14 +9,21 @@ from typing import Annotated, Any, NamedTuple
 from cyclopts import App, Parameter
 
 from ductape import DeadLetter, Ductape
-from ductape.adapter import AdapterError, Fault, Purpose
+from ductape.adapter import AdapterError, Purpose
 from ductape.errors import ConfigError, OpenError
 
-from ._where import Where, above, closing, looking
+from ._where import Where, above, absent, closing, looking
 
 __all__ = ["dead"]
 
 dead = App(name="dead", help="Look after dead letters.")
+
+
+class Letters(NamedTuple):
+    """What lists at most so many letters of a group, and what is said where there are none."""
+
+    listed: Callable[[int], AsyncIterator[DeadLetter]]
+    none: str
 
 
 class Shelf(NamedTuple):
@@ -44,10 +51,10 @@ async def list_(event: str, *, group: str | None = None, limit: int = 100, where
     above("limit", limit, least=1)
     rows = []
     async with _opened(Shelf(where, event, group, limit)) as letters:
-        async for letter in letters(limit + 1):
+        async for letter in letters.listed(limit + 1):
             fields = {"id": letter.id, "reason": letter.reason, "attempts": letter.attempts, "at": letter.at}
             rows.append({**fields, "error": letter.error})
-    where.out.table(rows[:limit], empty="no dead letters")
+    where.out.table(rows[:limit], empty=letters.none)
     if len(rows) > limit:
         where.out.note(f"there are more than these {limit}: --limit shows more")
     return 0
@@ -139,12 +146,12 @@ async def _every(shelf: Shelf, act: Callable[[DeadLetter], Awaitable[None]]) -> 
         before = -1
         while before < len(seen):
             before = len(seen)
-            async for letter in letters(shelf.limit):
+            async for letter in letters.listed(shelf.limit):
                 if letter.id not in seen:
                     seen.add(letter.id)
                     await act(letter)
     if not seen:
-        shelf.where.out.note("no dead letters")
+        shelf.where.out.note(letters.none)
     return 0
 
 
@@ -155,7 +162,9 @@ async def _each(shelf: Shelf, wanted: Sequence[str], act: Callable[[DeadLetter],
         raise ConfigError("OPTION_INVALID", "an id is empty; --all is for all of them.", option="ids")
     out = shelf.where.out
     async with _opened(shelf) as letters:
-        ids = [letter.id async for letter in letters(shelf.limit)]
+        ids = [letter.id async for letter in letters.listed(shelf.limit)]
+        if not ids:
+            out.note(letters.none)
         begins = {each: [each] if each in ids else [id for id in ids if id.startswith(each)] for each in wanted}
         several = {each: found for each, found in begins.items() if len(found) > 1}
         for each, found in several.items():
@@ -165,7 +174,7 @@ async def _each(shelf: Shelf, wanted: Sequence[str], act: Callable[[DeadLetter],
             return 1
         left = {id for found in begins.values() for id in found}
         # A listing gives back what it held: only while it lasts can its letters be acted on.
-        async for letter in letters(shelf.limit if left else 0):
+        async for letter in letters.listed(shelf.limit if left else 0):
             if letter.id in left:
                 left.discard(letter.id)
                 await act(letter)
@@ -177,21 +186,21 @@ async def _each(shelf: Shelf, wanted: Sequence[str], act: Callable[[DeadLetter],
 
 
 @asynccontextmanager
-async def _opened(shelf: Shelf) -> AsyncIterator[Callable[[int], AsyncIterator[DeadLetter]]]:
+async def _opened(shelf: Shelf) -> AsyncIterator[Letters]:
     """Give what lists at most so many of the group's letters; nothing is created, and nothing of an app is served."""
     async with closing(shelf.where.client()) as ductape:
-        there = await _there(shelf, ductape)
+        nowhere = await _nowhere(shelf, ductape)
 
         async def letters(limit: int) -> AsyncIterator[DeadLetter]:
-            if there and limit:
+            if limit and not nowhere:
                 async for letter in ductape.event.dead(shelf.event, group=shelf.group, limit=limit):
                     yield letter
 
-        yield letters
+        yield Letters(letters, nowhere or "no dead letters")
 
 
-async def _there(shelf: Shelf, declared: Ductape) -> bool:
-    """Tell whether the group has a place for dead letters; to ask does not make one, whatever the group is called."""
+async def _nowhere(shelf: Shelf, declared: Ductape) -> str:
+    """Say that the group has no place for dead letters, or nothing; to ask does not make one, whatever it is called."""
     async with await looking(declared) as ductape:
         engine = ductape.engine
         assert engine is not None  # open
@@ -200,10 +209,9 @@ async def _there(shelf: Shelf, declared: Ductape) -> bool:
         try:
             await place.link.prepare(place.private(Purpose.DEAD, group), ())
         except AdapterError as error:
-            if error.fault is not Fault.CONFIG or "may not be created" not in str(error):
-                text = f"dead letters of {shelf.event!r} in group {group!r}: {error}"
+            if not absent(error):
+                text = f"dead letters of {shelf.event!r} in group {group!r}: {error.text}."
                 raise OpenError("CONNECT_FAILED", text) from error
             known = f" The topic declares {', '.join(place.groups)}." if group not in place.groups else ""
-            shelf.where.out.note(f"no dead letters of group {group}.{known}")
-            return False
-    return True
+            return f"no dead letters of group {group}.{known}"
+    return ""

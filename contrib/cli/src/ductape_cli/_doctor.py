@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ductape import Ductape, Topic
-from ductape.adapter import AdapterError, Capabilities, Durability, Fault, Groups
+from ductape.adapter import AdapterError, Capabilities, Durability, Groups, Order
 from ductape.errors import ConfigError, DuctapeError
 
-from ._where import Where, above, declared_envs, looking
+from ._where import Where, above, absent, declared_envs, looking
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "unkept"]
 
-OK, WARN, FAIL = "ok", "warning", "FAILED"
+OK, NOTE, WARN, FAIL = "ok", "note", "warning", "FAILED"
 Row = dict[str, Any]
 
 
@@ -41,7 +41,10 @@ async def doctor(
     brokers, slug = await declared.broker.fetch_all(), declared.env
     creates = {broker.tag for broker in brokers for env in broker.envs if env.create and env.slug == slug}
     async with await looking(declared) as verifying:
+        engine = verifying.engine
+        assert engine is not None  # open
         rows = [row async for row in _findings(verifying, creates, timeout, probe=probe)]
+    await engine.bounds.ended()  # a connection that was given up may come yet, and is closed
     if not rows:
         text = f"no broker is declared for environment {slug!r}: nothing was looked at. {declared_envs(brokers)}"
         raise ConfigError("OPTION_INVALID", text, option="env")
@@ -77,8 +80,7 @@ async def _connected(ductape: Ductape, tag: str, timeout: float) -> Row:
     except TimeoutError:
         result, text = FAIL, f"no answer within {timeout:g} s. Is the server there, and is the port right?"
     except AdapterError as error:
-        hint = ". Is the server there, and is the address right?" if error.fault is Fault.TRANSIENT else ""
-        result, text = FAIL, f"{_said(error)}{hint}"
+        result, text = FAIL, f"{error.text}.{error.advice}"
     except DuctapeError as error:
         result, text = FAIL, str(error)
     return {"what": what, "result": result, "finding": text}
@@ -88,34 +90,42 @@ async def _topic(ductape: Ductape, topic: Topic, timeout: float, *, creates: boo
     engine = ductape.engine
     assert engine is not None  # open
     what = f"topic {topic.tag}"
+
+    def one(result: str, finding: str) -> list[Row]:
+        return [{"what": what, "result": result, "finding": finding}]
+
     try:
         place = await engine.atlas.place(topic.tag)
+        if refused := unkept(topic, place.link.adapter.capabilities, place.link.provider):
+            return one(FAIL, refused)
         async with asyncio.timeout(timeout):
             _, can = await place.link.prepare(place.channel, place.groups)
     except TimeoutError:
-        return [{"what": what, "result": FAIL, "finding": f"no answer within {timeout:g} s"}]
+        return one(FAIL, f"no answer within {timeout:g} s")
     except AdapterError as error:
-        later = creates and error.fault is Fault.CONFIG
-        hint = ": the first publish or subscription creates it" if later else ""
-        return [{"what": what, "result": WARN if later else FAIL, "finding": f"{_said(error)}{hint}"}]
+        missing = absent(error) if creates else ""
+        later = f"{missing} as yet: the first publish or subscription creates it"
+        return one(NOTE, later) if missing else one(FAIL, f"{error.text}.{error.advice}")
     except DuctapeError as error:
-        return [{"what": what, "result": FAIL, "finding": str(error)}]
-    gaps = list(_gaps(topic, can, place.groups))
-    found = f"channel {place.channel.name}, groups {', '.join(place.groups)}"
+        return one(FAIL, str(error))
+    if refused := unkept(topic, can, place.link.provider):
+        return one(FAIL, refused)
+    gaps = _gaps(can, place.groups)
     rows: list[Row] = [{"what": what, "result": WARN, "finding": gap} for gap in gaps]
-    return rows or [{"what": what, "result": OK, "finding": found}]
+    return rows or one(OK, f"channel {place.channel.name}, groups {', '.join(place.groups)}")
 
 
-def _said(error: AdapterError) -> str:
-    """What the adapter said, without the code that all of its errors have."""
-    return str(error).removeprefix(f"{error.code}: ")
+def unkept(topic: Topic, can: Capabilities, provider: str) -> str:
+    """Say that a topic is declared with an order that is not kept, so that subscriptions are refused; else nothing."""
+    if Order[topic.order.upper()] <= can.order:
+        return ""
+    keeps = "no order" if can.order is Order.NONE else f"order={can.order.name.lower()!r} at most"
+    return f"declared with order={topic.order!r}, and {provider} keeps {keeps}: every subscription is refused"
 
 
-def _gaps(topic: Topic, can: Capabilities, groups: tuple[str, ...]) -> list[str]:
+def _gaps(can: Capabilities, groups: tuple[str, ...]) -> list[str]:
     """Say what the topic asks for, or what people expect, and the channel cannot do."""
     found = []
-    if topic.order.upper() != "NONE" and can.order.name.lower() == "none":
-        found.append(f"declared with order={topic.order}, which this provider does not keep: subscriptions are refused")
     if len(groups) > 1 and can.groups is not Groups.MANY:
         found.append(f"declares {len(groups)} groups, and the channel has {can.groups.name.lower()}")
     if can.durability is Durability.NONE:

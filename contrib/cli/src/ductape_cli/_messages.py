@@ -232,7 +232,7 @@ async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
     try:
         connection, can = await place.link.prepare(place.channel, place.groups)
     except AdapterError as error:
-        raise OpenError("CONNECT_FAILED", f"{event}: {error}") from error
+        raise OpenError("CONNECT_FAILED", f"{event}: {error.text}.") from error
     if can.groups is Groups.NONE:
         return True
     if can.groups is Groups.ONE:
@@ -245,12 +245,12 @@ async def _may_tail(ductape: Ductape, event: str, group: str) -> bool:
 
 
 async def _outside(ductape: Ductape, event: str) -> Any:
-    """Return where an event lives; refuse what ends with this process."""
+    """Return where an event lives; refuse what ends with this process, whether its adapter is installed or not."""
+    broker = await ductape.broker.fetch((await ductape.broker.topic.fetch(event)).broker)
+    if broker.env(ductape.env).type == "MEMORY":
+        text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."
+        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
     await ductape.event.publisher(event)  # it begins with the first
     engine = ductape.engine
     assert engine is not None  # begun
-    place = await engine.atlas.place(event)
-    if place.link.provider == "MEMORY":
-        text = f"{event}: the memory broker lives inside the process that uses it; another one sees nothing of it."
-        raise CapabilityError("CAPABILITY_MISSING", text, capability="groups")
-    return place
+    return await engine.atlas.place(event)

@@ -16,11 +16,12 @@ import msgspec
 from cyclopts import Parameter
 
 from ductape import Broker, Ductape
+from ductape.adapter import AdapterError, Fault
 from ductape.errors import CatalogError, ConfigError, nearest
 
 from ._out import Out
 
-__all__ = ["Json", "Where", "above", "closing", "declared_envs", "loaded", "looking"]
+__all__ = ["Json", "Where", "above", "absent", "closing", "declared_envs", "loaded", "looking"]
 
 MANIFESTS = ("ductape.toml", "ductape.yaml", "ductape.yml", "ductape.json")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON, for programs.")]
@@ -155,6 +156,13 @@ async def looking(declared: Ductape, *, creates: bool = False) -> Ductape:
         fields: Any = {"order": topic.order, "groups": topic.groups, "options": topic.options}
         await client.broker.topic.create(tag=topic.tag, queue_url=topic.queue_url, **fields)
     return client
+
+
+def absent(error: AdapterError) -> str:
+    """Return what is missing, where that is all that is wrong; no server's own refusal has the contract's words."""
+    missing, words, _ = error.text.partition("may not be created")
+    found = missing.removesuffix(" ").removesuffix(" it").removesuffix(" and").rstrip(",")
+    return found if words and error.fault is Fault.CONFIG else ""
 
 
 def declared_envs(brokers: Iterable[Broker]) -> str:
