@@ -65,7 +65,7 @@ SCALES = {
     "full": Scale(name="full", repeats=5, seconds=1.0, budget=36_000, end=36_000),
 }
 ONCE = ("ductape, defaults",)
-"""Contestants on one loop only."""
+"""Contestants on one loop only, and not in the quick form."""
 BOOT = 8.0
 """Seconds that a provider's server takes to start and stop, about."""
 
@@ -225,7 +225,9 @@ def _jobs(name: str, provider: Provider, report: Report, choice: Choice) -> Iter
             continue
         for loop in choice.loops if not case.once else choice.loops[:1]:
             for contestant in case.contestants:
-                if absent(contestant, provider, case_name) or (contestant in ONCE and loop != choice.loops[0]):
+                if absent(contestant, provider, case_name):
+                    continue
+                if contestant in ONCE and (loop != choice.loops[0] or choice.scale.name == "quick"):
                     continue
                 figure = Figure(
                     suite=name,

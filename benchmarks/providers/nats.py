@@ -36,8 +36,9 @@ class NatsRaw(Raw):
         self.stream = self.client.jetstream(timeout=30)
 
     async def close(self) -> None:
-        """Flush and close."""
-        await self.client.drain()
+        """Flush and close: to drain waits 30 s for a fetch that was given up."""
+        await self.client.flush()
+        await self.client.close()
 
     async def declare(self) -> None:
         """Make stream and consumer."""
