@@ -53,13 +53,15 @@ class Fate:
 class Holding:
     """One delivery in the hands of one member."""
 
-    __slots__ = ("delivery", "fate", "id", "late", "member", "sent", "settling", "sure")
+    __slots__ = ("delivery", "fate", "id", "late", "member", "sent", "settling", "sure", "tried")
 
     def __init__(self, member: object, id: str, delivery: Delivery, sent: Sent, fate: Fate) -> None:
         self.member, self.id, self.delivery, self.sent, self.fate = member, id, delivery, sent, fate
         self.settling = False
         self.late = False
         """Its lease was over when it was settled."""
+        self.tried = False
+        """A settlement of it had no answer."""
         self.sure = True
         """Nothing has happened that may have given it to others."""
 
@@ -154,7 +156,8 @@ class Model:
             if verdict is not Verdict.ACK:
                 self._seen.discard((hash(one.member), one.id))
             if verdict is Verdict.ACK:
-                one.fate.acked = True if self.can.confirmed_ack else None
+                # Past its lease another may have been given it, and a settlement without an answer may have worked.
+                one.fate.acked = True if self.can.confirmed_ack and not one.late and not one.tried else None
                 if not one.late:  # what nobody confirms may be ignored then, and closing changes nothing about it
                     self._unconfirmed[id(one.member)].append(one.fate)
             elif one.fate.last is not one:
@@ -169,7 +172,7 @@ class Model:
             if one.fate.acked is None and before is False:
                 one.fate.acked = False
         else:
-            one.sure = False
+            one.sure, one.tried = False, True
         one.fate.certain = False
 
     def dropped(self, *, member: object = None, epoch: object = None) -> None:
