@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ductape.adapter import AdapterError, Fault, Order, Outgoing, Purpose, Settlement, Stored, Verdict
+from ductape_sqlite._bell import Bell
 
 KEY, TOTAL = Order.KEY, Order.TOTAL
 
@@ -406,3 +407,13 @@ async def test_lag_counts_what_was_never_given(world: Any) -> None:
     await world.settle(receiver, Verdict.RELEASE, one)
     world.clock.ahead = 61.0
     assert await receiver.lag() == 4
+
+
+async def test_a_bell_that_is_closed_while_it_opens_leaves_no_socket_open() -> None:
+    bell = Bell()
+    opening = asyncio.ensure_future(bell.open())
+    await asyncio.sleep(0)  # it has begun
+    bell.close()
+    await opening
+    await bell.open()
+    assert bell.port == 0, "and it does not open again"

@@ -40,22 +40,25 @@ class Bell(asyncio.DatagramProtocol):
         self.port = 0
         self._waiting: dict[int, dict[Rung, None]] = {}
         self._transport: asyncio.DatagramTransport | None = None
-        self._opening = asyncio.Lock()
+        self._opening, self._closed = asyncio.Lock(), False
         self._sending: socket.socket | None = None
 
     async def open(self) -> None:
         """Listen, where that is possible. Idempotent."""
         async with self._opening:
-            if self._transport is not None:
+            if self._transport is not None or self._closed:
                 return
             loop = asyncio.get_running_loop()
             try:
-                self._transport, _ = await loop.create_datagram_endpoint(
+                transport, _ = await loop.create_datagram_endpoint(
                     lambda: self, local_addr=("127.0.0.1", 0), family=socket.AF_INET
                 )
             except OSError:
                 return  # what others store is seen a little later
-            self.port = self._transport.get_extra_info("sockname")[1]
+            if self._closed:  # meanwhile: nobody else would close it, and uvloop does not end with it open
+                transport.close()
+                return
+            self._transport, self.port = transport, transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         """Wake those of the channel; for asyncio."""
@@ -109,6 +112,7 @@ class Bell(asyncio.DatagramProtocol):
 
     def close(self) -> None:
         """Listen no more; idempotent."""
+        self._closed = True
         if self._transport is not None:
             self._transport.close()
         if self._sending is not None:
