@@ -84,8 +84,13 @@ class OldHarness(NatsHarness):
 
 test_jetstream = suite(NatsHarness)
 test_core = suite(NatsHarness, mode="core")
+# nats-server writes a consumer's state a moment later than it answers: histories are played without kills, which the
+# suite above and the soak play.
+FORGETS = {
+    "faults.stored-survives-a-kill": "a server that is killed may forget a consumer's last delays and acknowledgements"
+}
 # Leases of 1.5 s run out in real time: a history takes some seconds.
-test_random = pytest.mark.timeout(240)(random_suite(NatsHarness, examples=8))
+test_random = pytest.mark.timeout(240)(random_suite(NatsHarness, examples=8, quirks=FORGETS))
 # On a worker of its own, and what depends on the generation: the rest on request, with `DUCTAPE_TEST_WHOLE=1`.
 _TELLING = ("contract.", "send.", "settle.", "derived.", "order.", "refuse.")
 test_old = pytest.mark.xdist_group("nats-old")(
