@@ -9,6 +9,22 @@ from tests.brokers.server import Server, Unavailable
 
 _NEEDED = ("moto", "flask", "flask_cors")
 
+# Each request has a thread, and moto locks a queue only while it appends: of two deletions at a time one may be undone,
+# and so may a message that is sent during one. Here a deletion holds that lock too.
+_LOCKED = """
+from moto.server import main
+from moto.sqs.models import Queue
+
+delete = Queue.delete_message
+
+def locked(self, receipt_handle):
+    with self._messages_lock:
+        return delete(self, receipt_handle)
+
+Queue.delete_message = locked
+main()
+"""
+
 
 class Moto(Server):
     """Moto's server, which asks for no credentials: any do."""
@@ -27,7 +43,7 @@ class Moto(Server):
 
     def command(self) -> list[str]:
         """Runs it in the foreground."""
-        return [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
+        return [sys.executable, "-c", _LOCKED, "-H", self.host, "-p", str(self.port)]
 
     def ready(self) -> bool:
         """Asks for its own page."""
