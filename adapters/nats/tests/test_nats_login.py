@@ -1,5 +1,6 @@
 """Users, tokens, credentials, rights and certificates, on servers that require them."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -97,6 +98,17 @@ async def test_a_wrong_login_is_refused_at_once_with_what_to_look_at(users: Nats
 def test_a_server_that_is_full_is_tried_again() -> None:
     error = nats.errors.Error("nats: 'maximum account active connections exceeded'")
     assert connect_fault(error, [error], NatsConfig(servers="nats://127.0.0.1")).fault is Fault.TRANSIENT
+
+
+async def test_a_server_that_is_no_nats_server_is_named_as_such() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(AdapterError, match=rf"127\.0\.0\.1:{port}: what answers there does not speak NATS"):
+            await NatsAdapter().connect(NatsConfig(servers=f"nats://127.0.0.1:{port}"), site())
 
 
 async def test_a_password_in_an_address_is_not_shown(users: Nats) -> None:

@@ -12,6 +12,7 @@ from ductape import Ductape, Event
 from ductape.adapter import AdapterError, Fault, Intake, Order, Purpose, Secret, Stored, Verdict
 from ductape_conformance.proxy import free_port
 from ductape_sqs import SqsAdapter, SqsConfig
+from ductape_sqs._wire import fault_of
 from tests.contract import bodies, patiently, record, settle, take
 
 from .conftest import KEYS, World, site, until
@@ -472,6 +473,10 @@ async def test_a_right_that_is_missing_to_look_at_queues_keeps_nobody_from_conne
     assert isinstance(answer, AdapterError)
     assert answer.fault is Fault.CONFIG
     assert "allow it to these credentials" in answer.text
+
+
+def test_an_answer_without_a_code_is_not_one_of_sqs() -> None:
+    assert fault_of("GetQueueUrl", "", 400).text == "GetQueueUrl: an answer that is not SQS's (HTTP 400)"
 
 
 async def test_a_server_that_is_away_is_transient() -> None:

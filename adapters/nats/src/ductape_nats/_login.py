@@ -79,6 +79,8 @@ def connect_fault(error: Exception, errors: list[Exception], config: NatsConfig)
     if isinstance(error, nats.errors.Error | OSError | TimeoutError):
         cause = errors[-1] if errors else error
         detail = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+        if "expecting INFO" in str(cause):
+            detail = "what answers there does not speak NATS"
         return AdapterError(Fault.TRANSIENT, f"no connection to {', '.join(_hosts(config))}: {detail}")
     text = f"config: nats-py refuses servers, credentials or native options ({type(error).__name__})"
     return AdapterError(Fault.CONFIG, text)

@@ -301,7 +301,8 @@ def fault_of(operation: str, code: str, status: int) -> AdapterError:
     if fault is None:
         fault = Fault.AMBIGUOUS if status >= 500 else Fault.LOST
     hint = f": {_HINTS[code]}" if code in _HINTS else ""
-    return AdapterError(fault, f"{operation}: {code or 'no code'} (HTTP {status}){hint}")
+    told = code or "an answer that is not SQS's"
+    return AdapterError(fault, f"{operation}: {told} (HTTP {status}){hint}")
 
 
 def entry_fault(operation: str, bad: Bad) -> AdapterError:
