@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,8 @@ from ductape_conformance.proxy import TcpProxy
 from tests.brokers import NotOurs, Redis, Server
 
 ROOT = Path(__file__).parents[1]
+RST_ON_CLOSE = struct.pack("ii", 1, 0)
+"""On, at once: the connection ends with RST instead of FIN."""
 
 
 def ask(port: int, *commands: str) -> list[str]:
@@ -279,6 +282,30 @@ async def test_refuse_is_a_refused_connection_and_accept_takes_the_same_port(pro
     assert await again.echo(b"y") == b"y"
     client.close()
     again.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_answer_that_comes_right_after_the_client_s_reset_leaves_nothing_open(loop: str) -> None:
+    async def play() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with TcpProxy("127.0.0.1", listener.getsockname()[1]) as proxy:
+                client = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", proxy.port), 5)
+                server, _ = await asyncio.to_thread(listener.accept)
+                server.settimeout(5)
+                client.sendall(b"x")
+                assert await asyncio.to_thread(server.recv, 1) == b"x"
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+                client.close()
+                server.sendall(b"an answer")  # the proxy hears of both at once
+                try:
+                    assert await asyncio.to_thread(server.recv, 1) == b""
+                except ConnectionResetError:
+                    pass  # says the same as the end of the stream
+                server.close()
+
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(play())
 
 
 @pytest.mark.kills

@@ -119,13 +119,14 @@ class Link(_Faults):
         try:
             # Ends when both ways have, or with the first that breaks: then the other side is cut as well.
             await asyncio.gather(*self._ways)
-        except OSError:
-            self.cut()
         except asyncio.CancelledError:
             pass  # the proxy closes
-        self._end()
-        for writer in self._writers:
-            writer.transport.abort()
+        except (OSError, RuntimeError):  # uvloop's word for a transport that broke a moment ago
+            self.cut()
+        finally:
+            self._end()
+            for writer in self._writers:
+                writer.transport.abort()
         # A loop that is closed right after the test must find no open transport and no running task.
         await asyncio.gather(*self._ways, *(writer.wait_closed() for writer in self._writers), return_exceptions=True)
 
