@@ -55,7 +55,7 @@ def test_random_histories_find_a_mutant(name: str) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", ["ack-does-nothing", "retry-ignores-its-delay"])
+@pytest.mark.parametrize("name", ["ack-does-nothing", "hand-backs-count-as-attempts"])
 def test_a_failing_history_shrinks_to_a_few_steps(name: str) -> None:
     with pytest.raises(Violation) as found:
         explore(lambda: Broken(MUTANTS[name]), examples=2000, seconds=200.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 from ductape.adapter import Adapter, Capabilities, Count
-from ductape_conformance import SCENARIOS, Harness, NotApplicable, VirtualClock, play
+from ductape_conformance import SCENARIOS, Harness, NotApplicable, VirtualClock, _clock, play
 from ductape_conformance._clock import counting
 from ductape_conformance._rules import contradictions
+from ductape_conformance._scenario import Scenario
+from ductape_conformance._stage import Stage
 from ductape_memory import MemoryAdapter
 
 MODULE = """
@@ -48,12 +51,17 @@ class Contradicting(Whole):
         return adapter
 
 
+def pytest_alone(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest with the kit's plugin, found by its entry point, and without those of everybody else."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "ductape_conformance", *options]
+    environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+
+
 def run(folder: Path, *options: str, module: str = MODULE) -> tuple[str, dict[str, Any]]:
     (folder / "test_it.py").write_text(module)
     report = folder / "report.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ductape-report={report}", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return done.stdout, json.loads(report.read_text())
+    return pytest_alone(folder, f"--ductape-report={report}", *options).stdout, json.loads(report.read_text())
 
 
 def test_a_run_is_reported_and_skips_are_loud(tmp_path: Path) -> None:
@@ -83,8 +91,7 @@ def test_an_adapter_is_chosen_by_name(tmp_path: Path) -> None:
 
 def test_an_adapter_that_no_suite_is_of_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(MODULE)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ductape-adapter=memroy"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = pytest_alone(tmp_path, "--ductape-adapter=memroy")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--ductape-adapter memroy: no suite that was collected is of this adapter" in done.stderr
 
@@ -111,7 +118,9 @@ def test_what_cannot_be_played_says_why() -> None:
         Whole(imitates="log")
 
 
-def test_virtual_time_notices_what_can_never_end() -> None:
+def test_virtual_time_notices_what_can_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_clock, "_STUCK", 0.2)
+
     async def stuck() -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -129,6 +138,16 @@ def test_virtual_time_notices_what_can_never_end() -> None:
 
     with asyncio.Runner(loop_factory=counting(asyncio.new_event_loop)) as runner:
         runner.run(main())
+
+
+def test_what_is_left_open_on_uvloop_is_a_failure_and_not_a_wait_without_an_end() -> None:
+    pytest.importorskip("uvloop")
+
+    async def leave(stage: Stage) -> None:
+        stage.left = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)  # type: ignore[attr-defined]
+
+    with pytest.raises(AssertionError, match="something was left open: unclosed resource <TCPServer"):
+        play(Scenario("leaves.a-server", "contract", (), "It leaves a server.", leave), Whole(), "uvloop")
 
 
 def test_the_plugin_loads_nothing_of_ductape() -> None:

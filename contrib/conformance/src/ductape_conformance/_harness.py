@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
@@ -67,7 +68,7 @@ class Harness(Hooks):
 
     Attributes:
         adapter: The name of its entry point, as users write it under ``type``; empty: ``--ductape-adapter`` names it.
-        client: The distribution of the client library, for the report.
+        client: The distribution of the client library: for the report, and not to be imported before it is needed.
         server: The server's version, for the report.
         real: False for emulators and imitations.
         redelivery_bound: Seconds within which what nobody settles, or was handed back, is delivered again.
@@ -113,7 +114,7 @@ class Harness(Hooks):
 
     def make(self) -> Adapter[Any]:
         """Return the adapter, found as a user's client finds it."""
-        return Registry().adapter(self.adapter, where=f"the conformance kit uses {self.adapter!r}")
+        return _registry().adapter(self.adapter, where=f"the conformance kit uses {self.adapter!r}")
 
     def hooks(self) -> frozenset[str]:
         """Return the names of the hooks that are overridden."""
@@ -124,16 +125,27 @@ class Harness(Hooks):
         """Return what is tested, for the report."""
         found: dict[str, Any] = {"adapter": self.adapter, "server": self.server, "real": self.real}
         found["kit"], found["core"] = installed("ductape-conformance"), installed("ductape-core")
-        entry = next(
-            (one for one in Registry().installed() if one.name == self.adapter.upper().replace("-", "_")), None
-        )
-        found["adapter_version"] = f"{entry.distribution} {entry.version}" if entry else ""
+        found["adapter_version"] = _adapter_version(self.adapter)
         names = self.can.__struct_fields__ if self.can is not None else ()
         found["capabilities"] = {name: told(getattr(self.can, name)) for name in names}
         found["client"] = f"{self.client} {installed(self.client)}" if self.client else ""
         return found
 
 
+@cache
+def _registry() -> Registry:
+    """Return one for all scenarios: what is installed is looked up once, which takes longer than many a scenario."""
+    return Registry()
+
+
+@cache
+def _adapter_version(adapter: str) -> str:
+    name = adapter.upper().replace("-", "_")
+    found = next((one for one in _registry().installed() if one.name == name), None)
+    return f"{found.distribution} {found.version}" if found else ""
+
+
+@cache
 def installed(distribution: str) -> str:
     """Return the version of a distribution, or nothing."""
     try:

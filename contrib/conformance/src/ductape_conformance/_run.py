@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import warnings
+from collections.abc import Coroutine
 from typing import Any
 
 from ductape._clock import SystemClock
@@ -52,11 +54,23 @@ def play(scenario: Scenario, harness: Harness, loop: str = "asyncio", limit: flo
     clock = harness.clock()
     factory = _factory(loop)
     if isinstance(clock, VirtualClock):
-        with asyncio.Runner(loop_factory=counting(factory)) as runner:
-            runner.run(_virtual(scenario, harness, clock))
+        _run(_virtual(scenario, harness, clock), counting(factory))
     else:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_real(scenario, harness, limit))
+        _run(_real(scenario, harness, limit), factory)
+
+
+def _run(call: Coroutine[Any, Any, None], factory: LoopFactory) -> None:
+    """Run a call on a loop of its own; what it leaves open there is a failure."""
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
+        runner.run(call)
+    finally:
+        # uvloop warns before it closes what was left: where warnings are errors, it would wait for that for ever.
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ResourceWarning)
+            runner.close()
+    left = [str(one.message) for one in told if issubclass(one.category, ResourceWarning)]
+    assert not left, f"something was left open: {left[0]}"
 
 
 async def _virtual(scenario: Scenario, harness: Harness, clock: VirtualClock) -> None:

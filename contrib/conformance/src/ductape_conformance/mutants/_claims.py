@@ -43,6 +43,11 @@ def _loose(tap: Tap) -> None:
     tap.config = msgspec.defstruct("Loose", fields)
 
 
+def _unsettled(tap: Tap) -> None:
+    """Know how much fits into a message only when the first receiver has opened."""
+    tap.claims = lambda channel, can: can if tap.receivers else replace(can, max_body=100_000)
+
+
 CLAIMS: tuple[Mutant, ...] = (
     Mutant("claims-history", ("groups.history-is-offered",), claiming(history=True)),
     Mutant("claims-confirmed-acks", ("settle.confirmed-survives-a-cut",), claiming(confirmed_ack=True), caps=_UNSURE),
@@ -106,5 +111,7 @@ CLAIMS: tuple[Mutant, ...] = (
         claiming(max_body=None, max_message=None),
         caps=SMALL,
     ),
+    Mutant("claims-a-watermark", ("contract.capabilities-do-not-contradict-themselves",), claiming(watermark=True)),
+    Mutant("claims-less-before-a-receiver-opened", ("contract.capabilities-are-settled-by-declaring",), _unsettled),
     Mutant("a-config-that-anybody-changes", ("contract.config-is-frozen-and-by-keyword",), _loose),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -231,6 +232,38 @@ async def drops_unsaid(call: Call) -> Any:
     return made
 
 
+@on("send")
+async def quotes(call: Call) -> Any:
+    """Say what could not be sent."""
+    try:
+        return await call.proceed()
+    except AdapterError as error:
+        raise error from ValueError(f"cannot send {call.args[0][0].body!r}")
+
+
+def weary(tap: Tap) -> None:
+    """Put away what was handed back twenty times."""
+    times: Counter[str] = Counter()
+
+    async def settle(call: Call) -> Any:
+        times.update(one.delivery.headers["ductape-id"] for one in call.args[0] if one.verdict is Verdict.RELEASE)
+        return await call.proceed([
+            replace(one, verdict=Verdict.ACK) if times[one.delivery.headers["ductape-id"]] > 20 else one
+            for one in call.args[0]
+        ])  # fmt: skip
+
+    tap.rules["settle"] = settle
+
+
+@on("receive")
+async def one_at_a_time(call: Call) -> Any:
+    """Serve nobody while another receiver of the process has something out."""
+    if any(one.out for one in call.target.tap.events if one is not call.target):
+        await call.target.tap.clock.sleep(max(call.args[1], 0.01))
+        return []
+    return await call.proceed()
+
+
 def _unnamed(one: Any) -> None:
     if "ductape-id" not in one.headers:
         one.error = "a message without an id"
@@ -279,6 +312,9 @@ LIVES: tuple[Mutant, ...] = (
     ),
     Mutant("one-listener-gets-all", ("groups.without-them-everybody-gets-all",), one_listener, imitate="lossy"),
     Mutant("hoards-beyond-its-window", ("window.leaves-the-rest-to-others",), both(boundless, d.greedy)),
+    Mutant("errors-quote-the-message", ("send.errors-show-nothing-of-the-message",), quotes),
+    Mutant("twenty-hand-backs-are-enough", ("settle.many-hand-backs-lose-nothing",), weary),
+    Mutant("one-receiver-at-a-time", ("bounds.a-slow-subscription-holds-up-no-other",), one_at_a_time),
     Mutant("looking-eats-letters", ("dead.looking-takes-nothing",), eats_letters),
     Mutant(
         "copies-go-to-everybody",

@@ -43,7 +43,14 @@ class Files(Harness):
         return {"path": path, "lease": self.mutant.lease, "poll": 0.02, "sync": False}
 
 
+class Eager(Files):
+    """The same, whose client is what it cannot do without."""
+
+    client = "msgspec"
+
+
 PROCESSES: tuple[Mutant, ...] = (
+    Mutant("imports-its-client-at-once", ("contract.importing-loads-no-client",), harness=Eager),
     Mutant(
         "what-a-dead-process-had-stays-with-it",
         ("delivery.a-killed-process-loses-nothing",),

@@ -72,7 +72,67 @@ def _any_headers(old: Any) -> Any:
     return add
 
 
+def _asked_first(old: Any) -> Any:
+    """Ask what a channel can do before it is declared."""
+
+    async def prepare(self: Any, channel: Any, groups: Any, group: str = "", start: str | None = None) -> Any:
+        connection = await self.connection()
+        asked = msgspec.structs.replace(channel, group=group or channel.group)
+        can = connection.capabilities(asked) or self.adapter.capabilities
+        await old(self, channel, groups, group, start)
+        self.known[channel.identity] = can
+        return connection, can
+
+    return prepare
+
+
+def _all_at_once(old: Any) -> Any:
+    """Put all that waits into one call."""
+
+    def cut(self: Any) -> Any:
+        batch = list(self.queue)
+        self.queue.clear()
+        return batch
+
+    return cut
+
+
+def _at_the_end(old: Any) -> Any:
+    """Send again behind what was published later."""
+
+    def resolve(self: Any, batch: Any, answers: Any) -> Any:
+        for item in old(self, batch, answers):
+            self._choose(item.record).queue.append(item)
+        return []
+
+    return resolve
+
+
 RULES: tuple[Mutant, ...] = (
+    Mutant(
+        "kernel-asks-before-declaring",
+        ("kernel.capabilities-are-read-after-declaring",),
+        patch=patched(connections__Link__prepare=_asked_first),
+    ),
+    Mutant(
+        "kernel-starts-what-it-lost",
+        ("lease.what-was-lost-is-not-started",),
+        patch=patched(intake__Source__lost=does_nothing),
+    ),
+    Mutant(
+        "kernel-overfills-calls", ("kernel.calls-keep-to-the-limits",), patch=patched(sending__Lane___cut=_all_at_once)
+    ),
+    Mutant(
+        "kernel-resends-behind-the-rest",
+        ("lanes.order-survives-cuts",),
+        patch=patched(outbox__Outbox___resolve=_at_the_end),
+    ),
+    Mutant(
+        "kernel-holds-up-a-log",
+        ("retry.a-log-is-not-held-up",),
+        patch=patched(retry__HOLD_ON_LOG=lambda old: 30.0),
+        imitate="log",
+    ),
     Mutant(
         "kernel-keeps-a-connection-that-opens-nothing",
         ("kernel.a-lost-opening-takes-a-new-connection",),

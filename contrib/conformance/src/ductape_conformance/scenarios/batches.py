@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ductape import Event, Retry
-from ductape.adapter import Purpose
+from ductape.adapter import Limits, Purpose
 from ductape_conformance._scenario import scenario
 from ductape_conformance._stage import Stage
 from ductape_conformance._tap import Call
@@ -118,3 +118,39 @@ async def dropped(stage: Stage) -> None:
         await stage.clock.sleep(1.0)
     (health,) = (await shop.client.health()).subscriptions
     assert len(handler.done) + health.dropped == 20_000, f"{len(handler.done)} handled, {health.dropped} dropped"
+
+
+@scenario("kernel.calls-keep-to-the-limits", level="promise")
+async def within_limits(stage: Stage) -> None:
+    """No call carries more records or bytes than the sender's limits, and no more calls run at a time."""
+    shop = await stage.shop()
+    limits = Limits(records=7, bytes=2500, calls=2)
+    running = peak = 0
+
+    async def small(call: Call) -> object:
+        made = await call.proceed()
+        made.limits = limits
+        return made
+
+    async def slow(call: Call) -> object:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await shop.clock.sleep(0.01)
+        try:
+            return await call.proceed()
+        finally:
+            running -= 1
+
+    shop.tap.rules |= {"sender": small, "send": slow}
+    handler = shop.handler()
+    await shop.subscribe(handler)
+    await shop.publish("first")
+    texts = ["x" * (10 if n % 10 else 900) for n in range(60)]
+    # Callers of their own: what `publish_many` hands over together is cut into calls in the same way.
+    await asyncio.gather(*(shop.publish(text, key=f"k{n % 6}") for n, text in enumerate(texts)))
+    calls = [call.args[0] for call in shop.tap.of("send", purpose=Purpose.EVENTS)]
+    assert max(map(len, calls)) <= limits.records
+    assert max(sum(one.size for one in call) for call in calls if len(call) > 1) <= limits.bytes
+    assert peak <= limits.calls
+    await handler.handled(61, stage.patience)

@@ -121,6 +121,39 @@ async def waiting(stage: Stage) -> None:
     assert sorted(handler.ids) == sorted(ids)
 
 
+@scenario("lease.what-was-lost-is-not-started", "kept extend !lease-shared", level="promise")
+async def dropped(stage: Stage) -> None:
+    """A message whose lease was lost before its handler ran is dropped: another member has it, it runs there alone."""
+    first, second = await stage.shop(), await stage.shop()
+    go, full = asyncio.Event(), asyncio.Event()
+
+    async def receive(call: Call) -> object:
+        if full.is_set():  # what lapses is for the other one
+            await first.clock.sleep(0.2)
+        return await call.proceed(0 if full.is_set() else call.args[0], min(call.args[1], 0.2))
+
+    first.tap.rules["receive"] = receive
+    handler = first.handler(lambda event: go.wait() if len(handler.calls) == 1 else None)
+    await first.subscribe(handler, concurrency=1, prefetch=16)
+    ids = await first.many(4)
+    await handler.called(1, stage.patience)
+    await first.until(lambda: sum(len(one.out) for one in first.tap.events) == 4)
+    full.set()
+
+    async def lapse(call: Call) -> object:
+        mine = [one for one in call.args[0] if one.headers["ductape-id"] == handler.ids[0]]
+        kept = iter(await call.proceed(mine) if mine else ())
+        return [next(kept) if one in mine else AdapterError(Fault.LOST, "it lapsed") for one in call.args[0]]
+
+    first.tap.rules["extend"] = lapse
+    await second.subscribe(handler)
+    await handler.handled(3, (stage.can.lease or 0.0) + stage.soon + stage.patience)
+    go.set()
+    await handler.handled(4, stage.patience)
+    await stage.clock.sleep(0.5)
+    assert sorted(handler.ids) == sorted(ids), "each once"
+
+
 @scenario("bounds.a-hung-handler-is-ended", level="promise")
 async def hung(stage: Stage) -> None:
     """A handler that hangs is ended by `timeout`, and the message is tried again; others are not held up for ever."""
@@ -136,3 +169,28 @@ async def hung(stage: Stage) -> None:
     first = next(one.at for one in handler.calls if one.event.message["n"] == 0)
     others = [one.at for one in handler.calls if one.event.message["n"] != 0]
     assert min(others) - first < 5.0 or first > min(others)
+
+
+@scenario("bounds.a-slow-subscription-holds-up-no-other", level="promise")
+async def slow_one(stage: Stage) -> None:
+    """A subscription whose handlers hang, its window full, holds up no other of its client; nor does closing it."""
+    shop = await stage.shop()
+    other = f"{stage.namespace}:other"
+    await shop.client.broker.topic.create(tag=other, groups=("billing",))
+    never = asyncio.Event()
+    hung, quick = shop.handler(lambda event: never.wait(), "hung"), shop.handler(name="quick")
+    group = {"group": "billing"} if shop.grouped else {}
+    slow = await shop.subscribe(hung, concurrency=2, prefetch=4)
+    await shop.client.event.subscribe(other, callback=quick, **group)
+    await shop.many(20)
+    await hung.called(2, stage.patience)
+    twenty = [{"n": n} for n in range(20)]
+    await shop.client.event.publish_many(other, twenty)
+    await quick.handled(20, stage.patience)
+    closing = asyncio.ensure_future(slow.close())
+    await shop.client.event.publish_many(other, twenty)
+    await quick.handled(40, stage.patience)
+    assert not closing.done(), "it waits for its handlers"
+    never.set()
+    await closing
+    assert len(quick.calls) == 40

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+
 import pytest
 
 from ductape import Registry
-from ductape.adapter import ADAPTER_API, Adapter, AdapterError, Fault
+from ductape.adapter import ADAPTER_API, Adapter, AdapterError, Fault, Purpose
 from ductape_conformance._rules import contradictions, exceeds
 from ductape_conformance._scenario import NotApplicable, scenario
 from ductape_conformance._stage import Stage
@@ -24,6 +28,28 @@ async def found(stage: Stage) -> None:
         assert Registry().adapter(spelled, where="the kit") is not adapter, "each client has an adapter of its own"
 
 
+@scenario("contract.importing-loads-no-client")
+async def importing(stage: Stage) -> None:
+    """Finding and describing the adapter imports nothing of its client: an app that uses another broker never pays."""
+    name, client = stage.harness.adapter, stage.harness.client
+    if not name:
+        raise NotApplicable("the harness names no entry point")
+    if not client:
+        raise NotApplicable("no client library is named", declared=True)
+    try:
+        files = distribution(client).files or ()
+    except PackageNotFoundError:
+        files = ()
+    packages = {".".join(one.parts[:-1]) for one in files if one.name == "__init__.py"}
+    if not packages:
+        raise NotApplicable(f"{client} is not installed here as a distribution that lists its packages")
+    code = "import sys, ductape; ductape.Registry().adapter(sys.argv[1], where='the kit'); print(*sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, name, stdout=asyncio.subprocess.PIPE)
+    loaded, _ = await process.communicate()
+    assert process.returncode == 0
+    assert packages & set(loaded.decode().split()) == set(), "it is imported when something connects, not before"
+
+
 @scenario("contract.config-is-frozen-and-by-keyword")
 async def config(stage: Stage) -> None:
     """The config type is a frozen, keyword-only Struct with names in snake_case, so that any spelling can be read."""
@@ -40,6 +66,25 @@ async def consistent(stage: Stage) -> None:
     assert contradictions(stage.adapter.capabilities) == []
     assert exceeds(stage.can, stage.adapter.capabilities) == [], "the class states the most it can"
     assert stage.main.capabilities(stage.channel()) in (None, stage.can), "the same answer whenever it is asked"
+
+
+@scenario("contract.capabilities-are-settled-by-declaring")
+async def settled(stage: Stage) -> None:
+    """Once a channel is declared its capabilities are known: no use of it changes them, nor another connection."""
+    connection, other = await stage.connect(), await stage.connect()
+    grouped = stage.can.groups is not stage.can.groups.NONE
+    for purpose in Purpose if grouped else (Purpose.EVENTS,):
+        channel = stage.channel(purpose=purpose)
+        await connection.declare(channel)
+        told = connection.capabilities(channel)
+        sender = await connection.sender(channel)
+        await sender.send([stage.record("m1")])
+        await sender.close()
+        member = await stage.member(channel=channel, connection=connection)
+        await member.close()
+        assert connection.capabilities(channel) == told, "what the kernel asked for when it declared still holds"
+        await other.declare(channel)
+        assert other.capabilities(channel) == told, "every member is told the same"
 
 
 @scenario("contract.native-objects-are-typed")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from ductape import Reject, Retry, RetryLater
-from ductape.adapter import AdapterError, Fault, Purpose
+from ductape.adapter import AdapterError, Fault, Groups, Purpose
 from ductape_conformance._scenario import scenario
 from ductape_conformance._stage import Stage
 from ductape_conformance._tap import Call, TapReceiver
@@ -256,3 +258,26 @@ async def approximate(stage: Stage) -> None:
     await handler.until(lambda: handler.done, 2 * stage.soon)
     assert len(handler.calls) == 2
     assert await shop.letters() == []
+
+
+@scenario("kernel.capabilities-are-read-after-declaring", level="promise")
+async def read_after(stage: Stage) -> None:
+    """What a channel can do is asked when it has been declared: before, an adapter may know nothing of it."""
+    shop = await stage.shop()
+    declared: set[tuple[str, str, str]] = set()
+
+    async def declare(call: Call) -> None:
+        await call.proceed()
+        declared.add(call.args[0].identity)
+
+    shop.tap.rules["declare"] = declare
+    shop.tap.claims = lambda channel, can: (
+        can
+        if channel.identity in declared
+        else msgspec.structs.replace(can, groups=Groups.NONE, max_headers=0, max_body=1)
+    )
+    handler = shop.handler()
+    await shop.subscribe(handler)
+    ids = await shop.many(3, headers={"trace": "kept"})
+    await handler.handled(3, stage.patience)
+    assert sorted(handler.ids) == sorted(ids)

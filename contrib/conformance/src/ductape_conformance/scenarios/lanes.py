@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
+from typing import Any
 
 from ductape import Event, Retry
 from ductape_conformance._scenario import scenario
 from ductape_conformance._shop import Handled
 from ductape_conformance._stage import Stage
+from ductape_conformance._tap import Call
 
 TOPIC = {"groups": ("billing",), "order": "key"}
 
@@ -141,3 +144,39 @@ async def stopping(stage: Stage) -> None:
     await first.close(5.0)
     await handler.until(lambda: sum(map(len, log.values())) >= 100, stage.soon + stage.patience)
     assert {lane: numbers for lane, numbers in log.items() if numbers != sorted(set(numbers))} == {}
+
+
+@scenario("lanes.order-survives-cuts", "order kept cut", level="promise")
+async def cuts(stage: Stage) -> None:
+    """Connections are cut under load: nothing of a key overtakes, whether it is stored again or delivered again."""
+    shop = await stage.shop(topic=TOPIC)
+
+    async def slow(call: Call) -> object:
+        await shop.clock.sleep(0.03)
+        return await call.proceed()
+
+    shop.tap.rules["send"] = slow  # so that others of a key wait behind each call
+    handler = shop.handler(lambda event: shop.clock.sleep(0.01))
+    await shop.subscribe(handler, order="key", concurrency=8)
+    publishing: list[asyncio.Future[Any]] = []
+
+    async def load() -> None:  # without waiting for an answer
+        for turn in range(30):
+            for lane in range(5):
+                call = shop.publish({"n": turn}, key=f"k{lane}", timeout=25.0)
+                publishing.append(asyncio.ensure_future(call))
+            await stage.clock.sleep(0.02)
+
+    async def cut() -> None:
+        for wanted in (30, 60, 90):
+            await handler.handled(wanted, stage.patience + stage.soon)
+            await stage.harness.cut()
+
+    await asyncio.gather(cut(), load())
+    receipts = await asyncio.gather(*publishing)
+    await handler.until(lambda: set(handler.done) >= {one.id for one in receipts}, stage.soon + 2 * stage.patience)
+    highest: dict[str | None, int] = defaultdict(lambda: -1)
+    for one in handler.calls:
+        number, lane = one.event.message["n"], one.event.key
+        assert number <= highest[lane] + 1, f"{number} of {lane} comes after {highest[lane]}"
+        highest[lane] = max(highest[lane], number)

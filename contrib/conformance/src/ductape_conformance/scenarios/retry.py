@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ductape import Retry, RetryLater
+from ductape.adapter import Purpose
 from ductape_conformance._scenario import scenario
 from ductape_conformance._stage import Stage
 
@@ -125,3 +126,17 @@ async def private(stage: Stage) -> None:
     assert dict(failing.calls[1].event.headers)["trace"] == "kept"
     await stage.clock.sleep(0.5)
     assert audit.ids == [receipt.id]
+
+
+@scenario("retry.a-log-is-not-held-up", "kept watermark", level="promise")
+async def moved_aside(stage: Stage) -> None:
+    """On a log what waits long for its next attempt is moved aside: a held message would hold up the mark of others."""
+    shop = await stage.shop()
+    handler = shop.handler(lambda event: RetryLater(25.0))
+    await shop.subscribe(handler)
+    await shop.publish({"n": 1})
+    await handler.called(1, stage.patience)
+    began = stage.clock.now()
+    await shop.until(lambda: shop.tap.of("settle", purpose=Purpose.EVENTS), 15.0)
+    assert stage.clock.now() - began <= 15.0, "long before its next attempt"
+    assert shop.tap.of("send", purpose=Purpose.RETRY), "and not without a copy"

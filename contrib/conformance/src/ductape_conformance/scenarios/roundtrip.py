@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+from collections.abc import Iterator
 
-from ductape.adapter import AdapterError, Delivery, Durability, Fault, Stored
+from ductape.adapter import AdapterError, Delivery, Durability, Fault, Outgoing, Sender, Stored
 from ductape_conformance._scenario import NotApplicable, scenario
 from ductape_conformance._stage import Stage
 
@@ -211,3 +213,73 @@ async def behind(stage: Stage) -> None:
     await member.ack(*await member.take(2))
     await member.silence(0.5)
     assert sorted(stage.ids()) == ["j1", "k1"]
+
+
+@scenario("send.errors-show-nothing-of-the-message")
+async def silent(stage: Stage) -> None:
+    """However a record fails, the error, all of its causes and the log show nothing of its body, key and headers."""
+    mark = "marked7f3a9c"
+    log = logging.getLogger("ductape")
+    noted, level = _Noted(), log.level
+    log.addHandler(noted)
+    log.setLevel(logging.DEBUG)
+    refused: list[AdapterError] = []
+    try:
+        for fields in _beyond(stage, mark):
+            sender = await stage.sender()
+            refused += await _refused(sender, stage.record("m1", f"{mark}-key", **fields))
+        last = stage.record("m2", f"{mark}-key", body=mark.encode(), headers={"session": mark})
+        connection = await stage.connect()
+        sender = await stage.sender(connection=connection)
+        if "cut" in stage.harness.hooks():
+            await stage.harness.cut()
+            refused += await _refused(sender, last)
+        await connection.close()
+        refused += await _refused(sender, last)
+    finally:
+        log.removeHandler(noted)
+        log.setLevel(level)
+    assert refused, "what was opened from a closed connection sends nothing"
+    shown = [text for error in refused for text in _texts(error) if mark in text]
+    assert shown == [], "payloads are not ours to show"
+    assert [text for text in noted.texts if mark in text] == []
+
+
+class _Noted(logging.Handler):
+    """Keeps what is logged, as a file would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+
+def _beyond(stage: Stage, mark: str) -> Iterator[dict[str, object]]:
+    """Yield the fields of records that are larger than what is declared, where that is of a size for tests."""
+    can = stage.can
+    sizes = [size for size in (can.max_body, can.max_message) if size is not None]
+    if sizes and min(sizes) <= 64 << 20:
+        yield {"body": mark.encode() * (min(sizes) // len(mark) + 1)}
+    if can.max_header is not None and can.max_header <= 64 << 20:
+        yield {"headers": {"long": mark * (can.max_header // len(mark) + 1)}}
+    if can.max_headers is not None and can.max_headers <= 10_000:
+        yield {"headers": {f"h{number}": mark for number in range(can.max_headers + 1)}}
+
+
+async def _refused(sender: Sender, record: Outgoing) -> list[AdapterError]:
+    try:
+        return [one for one in await sender.send([record]) if isinstance(one, AdapterError)]
+    except AdapterError as error:
+        return [error]
+
+
+def _texts(error: BaseException | None) -> Iterator[str]:
+    """Yield all that a traceback shows of an error: it, what caused it, and their notes."""
+    if error is not None:
+        yield str(error)
+        yield repr(error)
+        yield from getattr(error, "__notes__", ())
+        yield from _texts(error.__cause__)
+        yield from _texts(error.__context__)

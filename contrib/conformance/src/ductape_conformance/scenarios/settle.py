@@ -102,6 +102,18 @@ async def uncounted(stage: Stage) -> None:
     await member.ack(*await member.take(1, within=stage.soon))
 
 
+@scenario("settle.many-hand-backs-lose-nothing", needs="kept")
+async def often(stage: Stage) -> None:
+    """Messages that are handed back again and again are neither lost nor put away by the broker."""
+    member = await stage.member()
+    await stage.send(*(f"m{n}" for n in range(5)))
+    for _ in range(25):  # beyond the limits that servers have on their own, such as 20
+        await member.release(*await member.take(5, within=stage.soon + stage.patience))
+    await member.ack(*await member.take(5, within=stage.soon + stage.patience))
+    await member.silence(0.5)
+    assert sorted(stage.ids()) == sorted(f"m{n}" for n in range(5) for _ in range(26))
+
+
 @scenario("settle.retry-keeps-its-delay", needs="kept retry-delay")
 async def retried(stage: Stage) -> None:
     """A retry comes back after its delay: never earlier, soon after, once, and to the group that failed."""
