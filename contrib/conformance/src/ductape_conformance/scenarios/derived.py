@@ -33,9 +33,10 @@ async def private(stage: Stage) -> None:
         if purpose is Purpose.RETRY and can is not None and can.retry_joins:
             channel = stage.channel(group)
         reader = await stage.member(f"{purpose.value}.{group}", group, channel=channel, start="earliest")
-        got = await reader.rest(0.5)
-        await reader.ack(*got)
-        assert [one.body.decode() for one in got] == [f"{purpose.value}.{group}"]
+        (got,) = await reader.take(1, within=stage.soon)
+        await reader.ack(got)
+        assert got.body.decode() == f"{purpose.value}.{group}"
+        await reader.silence(0.5)
 
 
 @scenario("derived.retry-delays", needs="groups")
