@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import NewPartitions
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from ductape.adapter import AdapterError, Channel, Delivery, Fault, Intake, Stored
 from ductape_kafka import KafkaAdapter, KafkaConfig
 from ductape_kafka._connection import KafkaConnection
+from ductape_kafka._topics import parts
 from ductape_kafka._wire import partition_of
 from tests.brokers.kafka import Kafka
 from tests.brokers.server import Server
@@ -86,6 +87,37 @@ async def test_partitions_that_are_added_get_their_keys_and_messages(world: Worl
     assert [sender.lane(record(2, key=key)) for key in keys] == [partition_of(key, 4) for key in keys]
     receiver = await world.receiver(await world.connect())
     assert len(await take(receiver, 24)) == 24
+
+
+async def test_topics_that_are_opened_together_are_made_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, each waited for all that were asked for before it: hundreds failed for want of time."""
+    connection = await world.connect(partitions=2)
+    assert isinstance(connection, KafkaConnection)
+    made: list[int] = []
+    create = connection._admin.create_topics
+
+    async def counted(topics: list[NewTopic], **options: int) -> object:
+        made.append(len(topics))
+        return await create(topics, **options)
+
+    monkeypatch.setattr(connection._admin, "create_topics", counted)
+    channels = [Channel(name=f"{world.name}.{number}") for number in range(60)]
+    wrong = Channel(name=f"{world.name}.wrong", options={"config": {"cleanup.policy": "no such"}})
+    # The same twice, as a publisher and a subscription have it, and one that is refused: the others do not suffer.
+    *done, refused = await asyncio.gather(
+        *(connection.declare(channel) for channel in (*channels, channels[0], wrong)), return_exceptions=True
+    )
+    assert done == [None] * 61
+    assert isinstance(refused, AdapterError)
+    assert refused.fault is Fault.CONFIG
+    assert wrong.name in refused.text
+    assert made == [61]
+    assert {connection._topics.known[channel.name].partitions for channel in channels} == {2}
+
+
+def test_no_request_makes_more_partitions_than_a_controller_takes() -> None:
+    topics = [NewTopic(str(number), partitions, 1) for number, partitions in enumerate((1500, 500, 1, 5000, 6))]
+    assert [[topic.num_partitions for topic in part] for part in parts(topics)] == [[1500, 500], [1], [5000], [6]]
 
 
 async def test_a_broker_that_creates_what_is_asked_for_gets_no_topic_by_our_asking(

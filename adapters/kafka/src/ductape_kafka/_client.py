@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
@@ -21,7 +21,7 @@ from ductape.adapter import AdapterError, Fault, Site, Tls, translated
 from ._config import KafkaConfig
 from ._wire import OPENING
 
-__all__ = ["CONNECT", "Options", "leave", "plainly", "quietly", "reason"]
+__all__ = ["CONNECT", "Options", "leave", "plainly", "quietly", "reason", "watch"]
 
 CONNECT = 8.0
 """Seconds for connecting; the kernel allows 10."""
@@ -112,6 +112,25 @@ def plainly(consumer: AIOKafkaConsumer) -> None:
 
 def _as_read(_: object, record: Any) -> Any:
     return record
+
+
+def watch(consumer: AIOKafkaConsumer, ended: Callable[[AdapterError], None]) -> None:
+    """Have `ended` called when one of the tasks that make a consumer work fails.
+
+    Without its fetcher it is a member of its group that gets nothing for ever, and says nothing. uvloop ends it: it
+    raises `RuntimeError` for a write to a connection that broke a moment ago, where the client expects `OSError`.
+    """
+
+    def look(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            lost = AdapterError(
+                Fault.LOST, f"the client's consumer broke down ({type(error.__cause__ or error).__name__})"
+            )
+            lost.__cause__ = error
+            ended(lost)
+
+    for task in (consumer._fetcher._fetch_task, consumer._coordinator._coordination_task, consumer._client._sync_task):
+        task.add_done_callback(look)
 
 
 async def leave(consumer: AIOKafkaConsumer, seconds: float) -> None:

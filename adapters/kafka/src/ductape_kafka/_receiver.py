@@ -27,7 +27,7 @@ from ductape.adapter import (
 )
 
 from ._assignment import Assignment, Partition, agreed
-from ._client import Options, leave, plainly
+from ._client import Options, leave, plainly, watch
 from ._config import KafkaConfig
 from ._wire import OPENING, RECEIVING, delivery_of, returned_of, texts_of
 
@@ -65,7 +65,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         """
         self.assignment = Assignment(config.drain, intake.window, clock, self._changed)
         self.stopped = False
-        self.consumer: AIOKafkaConsumer | None = None
+        self.consumer: Any = None
         self._config, self._window, self._clock, self._tiers, self._left = config, intake.window, clock, tiers, left
         self._held = 0
         """Handed over and not settled, or taken and not handed over."""
@@ -102,12 +102,17 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
                 raise AdapterError(Fault.LOST, "the receiver is closed")
             if self.assignment.error is not None:
                 raise self.assignment.error
+            watch(consumer, self._broke)
         except BaseException as error:
             closed, self._closed = self._closed, True
             await self._leave()
             if closed and isinstance(error, AdapterError):
                 raise AdapterError(Fault.LOST, "the receiver is closed") from error
             raise
+
+    def _broke(self, error: AdapterError) -> None:
+        self._error = error
+        self._wake()
 
     # -- in
 
@@ -160,12 +165,12 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         if room <= 0 or not ready:
             self._partial = True  # a settlement may change that
             with translate(RECEIVING):
-                await self._client.getmany(NOWHERE)
+                await self.consumer.getmany(NOWHERE)
             return False
         with translate(RECEIVING):
             # This returns at once: no partition is being moved.
-            plainly(self._client)
-            self._accept(await self._client.getmany(*(() if everything else ready), max_records=room))
+            plainly(self.consumer)
+            self._accept(await self.consumer.getmany(*(() if everything else ready), max_records=room))
         if self._ready:
             return True
         self._partial = not everything
@@ -179,7 +184,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         for tp, each in partitions.items():
             if each.sleeps and each.sleeps <= now:
                 each.sleeps = 0.0
-                self._client.resume(tp)
+                self.consumer.resume(tp)
             if not each.sleeps and not each.window.full:
                 ready.append(tp)
         return ready, len(ready) == len(partitions)
@@ -189,7 +194,7 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         try:
             with translate(RECEIVING):
                 while not self._ready:
-                    self._accept(await self._client.getmany(*partitions, timeout_ms=60_000, max_records=room))
+                    self._accept(await self.consumer.getmany(*partitions, timeout_ms=60_000, max_records=room))
                     if any(each.sleeps for each in self.assignment.partitions.values()):
                         break
         except AdapterError as error:
@@ -224,8 +229,8 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         if returned is None:
             return True
         if returned.due > self._clock.time():
-            self._client.seek(partition.tp, record.offset)
-            self._client.pause(partition.tp)
+            self.consumer.seek(partition.tp, record.offset)
+            self.consumer.pause(partition.tp)
             partition.sleeps = returned.due
             return False
         delivery.headers = texts_of(record.headers[:-1])
@@ -322,8 +327,8 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         partitions = list(self.assignment.partitions)
         with translate(RECEIVING):
             async with asyncio.timeout(ASK):
-                ends = await self._client.end_offsets(partitions) if partitions else {}
-                return int(sum([ends[tp] - await self._client.position(tp) for tp in partitions]))
+                ends = await self.consumer.end_offsets(partitions) if partitions else {}
+                return int(sum([ends[tp] - await self.consumer.position(tp) for tp in partitions]))
 
     async def stop(self) -> None:
         """Take no more."""
@@ -352,11 +357,6 @@ class KafkaReceiver(Receiver, Measurable, Annotating):
         if self.consumer is not None:
             await leave(self.consumer, LEAVE)
         self._left(self)
-
-    @property
-    def _client(self) -> Any:
-        """The consumer, once it has joined."""
-        return self.consumer
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "stopped" if self.stopped else "open"

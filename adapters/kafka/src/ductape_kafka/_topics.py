@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -18,7 +18,9 @@ from ductape.adapter import AdapterError, Channel, Fault, Order, Purpose, Site, 
 from ._config import KafkaConfig
 from ._wire import OPENING, group_of, topics_of
 
-__all__ = ["Topic", "Topics"]
+__all__ = ["Together", "Topic", "Topics", "parts"]
+
+V = TypeVar("V")
 
 ASK = 8.0
 """Seconds for one question; the client has no bound of its own."""
@@ -30,6 +32,8 @@ PASSING = (5, 6, 7, 9, 13, 14, 15, 16, 19, 41)
 OVERHEAD = 2048
 """What the batch and the names' lengths take of a message, at most."""
 DEFAULT_LIMIT = 1_048_588
+PARTITIONS = 2000
+"""Partitions that one request creates, or one topic's: a controller refuses more than 10,000 of its own records."""
 
 
 class Topic(NamedTuple):
@@ -42,6 +46,38 @@ class Topic(NamedTuple):
     """Records without a key are refused."""
 
 
+class Together(Generic[V]):
+    """Asks for all that is wanted at the same time in one request, and meanwhile gathers for the next.
+
+    A broker takes as long to create a hundred topics as to create one; asked for one by one, a thousand that are opened
+    together wait for one another beyond every bound.
+    """
+
+    def __init__(self, ask: Callable[[dict[str, V]], Awaitable[dict[str, Any]]]) -> None:
+        """Take what makes the request: from what is wanted, by name, to the answers, by name."""
+        self._ask = ask
+        self._wanted: dict[str, V] = {}
+        self._gathering: asyncio.Task[dict[str, Any]] | None = None
+        self._asking: asyncio.Task[dict[str, Any]] | None = None
+
+    async def __call__(self, wanted: dict[str, V]) -> dict[str, Any]:
+        """Return the answers for this, and for what others wanted with it; raises what the request raised."""
+        self._wanted |= wanted
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().create_task(self._round())
+        return await asyncio.shield(self._gathering)
+
+    async def _round(self) -> dict[str, Any]:
+        if self._asking is not None:
+            await asyncio.wait({self._asking})
+        wanted, self._wanted = self._wanted, {}
+        self._asking, self._gathering = self._gathering, None
+        try:
+            return await self._ask(wanted)
+        finally:
+            self._asking = None
+
+
 class Topics:
     """Declares the topics of a connection."""
 
@@ -50,6 +86,9 @@ class Topics:
         self.known: dict[str, Topic] = {}
         self._config, self._admin, self._site = config, admin, site
         self._warned: set[str] = set()
+        self._described: Together[None] = Together(self._describe)
+        self._created: Together[NewTopic] = Together(self._make)
+        self._configured: Together[None] = Together(self._configs)
 
     async def declare(self, channel: Channel) -> None:
         """Create the topics of a channel if they are missing and that is allowed, else verify them.
@@ -108,31 +147,43 @@ class Topics:
 
     async def _look(self, names: Sequence[str], *, patient: bool = False) -> dict[str, list[Any]]:
         """Return the partitions of those that are there; `patient`: leave out those about which nobody can tell yet."""
-        async with asyncio.timeout(ASK):
-            # Its own call has a broker of default settings create what is asked for, with one partition.
-            request = MetadataRequest(list(names), allow_auto_topic_creation=False)
-            answer = await self._admin._send_request(request)
+        answers = await self._described(dict.fromkeys(names))
         found: dict[str, list[Any]] = {}
-        for each in answer.to_object()["topics"]:
-            name, code = each["topic"], each["error_code"]
+        for name in names:
+            code, partitions = answers[name]
             if not code:
-                found[name] = each["partitions"]
+                found[name] = partitions
             elif code not in (MISSING, *PASSING):
                 raise _refusal(name, code)
             elif code != MISSING and not patient:
                 raise AdapterError(Fault.TRANSIENT, f"topic {name!r}: error {code}")
         return found
 
+    async def _describe(self, names: dict[str, None]) -> dict[str, tuple[int, list[Any]]]:
+        async with asyncio.timeout(ASK):
+            # Its own call has a broker of default settings create what is asked for, with one partition.
+            request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+            answer = await self._admin._send_request(request)
+        return {each["topic"]: (each["error_code"], each["partitions"]) for each in answer.to_object()["topics"]}
+
     async def _create(self, channel: Channel, names: Sequence[str]) -> None:
         partitions, replication, settings = self._wanted(channel)
         # With a mapping of replicas, though empty, -1 stands for the brokers' default; without one it is refused.
         replicas: dict[int, list[int]] | None = {} if replication < 0 else None
-        topics = [NewTopic(name, partitions, replication, replicas, settings) for name in names]
-        async with asyncio.timeout(ASK + 7):
-            answer = await self._admin.create_topics(topics, timeout_ms=int(ASK * 1000))
-        for name, code, *text in answer.topic_errors:
+        wanted = {name: NewTopic(name, partitions, replication, replicas, settings) for name in names}
+        answers = await self._created(wanted)
+        for name in names:
+            code, *text = answers[name]
             if code not in (0, EXISTS):
                 raise _refusal(name, code, *text)
+
+    async def _make(self, wanted: dict[str, NewTopic]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for topics in parts([*wanted.values()]):
+            async with asyncio.timeout(ASK + 7):
+                answer = await self._admin.create_topics(topics, timeout_ms=int(ASK * 1000))
+            found |= {name: rest for name, *rest in answer.topic_errors}
+        return found
 
     def _wanted(self, channel: Channel) -> tuple[int, int, dict[str, str]]:
         """Return partitions, replicas and settings of a new topic, from the config and the topic's options."""
@@ -156,30 +207,40 @@ class Topics:
 
     async def _appeared(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """Wait until every partition has a leader: what is new is not everywhere at once."""
+        pause = 0.02
         async with asyncio.timeout(APPEAR):
             while True:
                 found = await self._look(names, patient=True)
                 parts = [part for name in names for part in found.get(name, ())]
                 if len(found) == len(set(names)) and parts and not any(part["error_code"] for part in parts):
                     return found
-                await self._site.clock.sleep(0.02)
+                await self._site.clock.sleep(pause)
+                pause = min(pause * 1.5, 0.5)  # a broker that makes thousands is not kept from it by questions
 
     async def _read(self, names: Sequence[str], found: dict[str, list[Any]]) -> None:
         """Read the settings on which we depend. Where reading them is refused, the defaults are taken."""
-        wanted = ("max.message.bytes", "min.insync.replicas", "cleanup.policy")
-        asked = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(wanted, "")) for name in names]
-        async with asyncio.timeout(ASK):
-            answers = await self._admin.describe_configs(asked)
+        answers = await self._configured(dict.fromkeys(names))
         for name in names:
             self.known[name] = Topic(len(found[name]), DEFAULT_LIMIT - OVERHEAD, False)
-        for code, _, _, name, entries in (each for answer in answers for each in answer.resources):
-            if code:
+            values = answers.get(name)
+            if values is None:
                 continue
-            values = {entry[0]: entry[1] for entry in entries}
             limit = int(values.get("max.message.bytes") or DEFAULT_LIMIT)
             compacted = "compact" in (values.get("cleanup.policy") or "")
             self.known[name] = Topic(len(found[name]), max(limit - OVERHEAD, 1), compacted)
             self._warn(name, found[name], int(values.get("min.insync.replicas") or 1))
+
+    async def _configs(self, names: dict[str, None]) -> dict[str, dict[str, str]]:
+        wanted = ("max.message.bytes", "min.insync.replicas", "cleanup.policy")
+        asked = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(wanted, "")) for name in names]
+        async with asyncio.timeout(ASK):
+            answers = await self._admin.describe_configs(asked)
+        return {
+            name: {entry[0]: entry[1] for entry in entries}
+            for answer in answers
+            for code, _, _, name, entries in answer.resources
+            if not code
+        }
 
     def _warn(self, name: str, partitions: list[Any], needed: int) -> None:
         replicas = min((len(part["replicas"]) for part in partitions), default=1)
@@ -190,6 +251,18 @@ class Topics:
                 "%d; set 2",
                 self._site.broker, name, needed, replicas,
             )  # fmt: skip
+
+
+def parts(topics: Sequence[NewTopic]) -> Iterator[list[NewTopic]]:
+    """Give so many at a time that a controller takes them."""
+    part: list[NewTopic] = []
+    for topic in topics:
+        if part and sum(each.num_partitions for each in part) + topic.num_partitions > PARTITIONS:
+            yield part
+            part = []
+        part.append(topic)
+    if part:
+        yield part
 
 
 def _number(value: object, name: str) -> int:
