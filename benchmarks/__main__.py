@@ -23,7 +23,8 @@ python -m benchmarks profile SUITE CASE [CONTESTANT]
 SUITE   kernel {" ".join(providers.NAMES)}: all of them, if none is named
 CASE    only cases whose name begins with this: publish, publish-1000, consume, latency … (benchmarks/cases.py); a case
         of the full form, as consume-64kB or backlog, where it is named whole
-quick   two short rounds on one loop, at most 5 minutes for everything; without: five rounds on both, at most 45
+quick   a short round on one loop, or two where there is time, at most 5 minutes for everything; without: five rounds
+        on both, at most 45
 full    every case
 FILE    where the figures are kept as JSON; without, and where nothing is chosen but the form, they are taken into the
         committed results too, as by `page` (not those of `quick`)

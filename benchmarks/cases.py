@@ -44,6 +44,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     messages: int = 0
     once: bool = False
     """One repeat on one loop is enough."""
+    subscriptions: int = 1
+    """How many one process has."""
     metric: str = "cpu"
     unit: str = "µs/message"
 
@@ -92,7 +94,7 @@ def _many_topics() -> dict[str, Case]:
             title=f"{named}, published to once, at rest", run=resting.published(number), **rest
         )
         found[f"subscriptions-{number}"] = Case(
-            title=f"{named}, subscribed to, at rest", run=resting.subscribed(number), **rest
+            title=f"{named}, subscribed to, at rest", run=resting.subscribed(number), subscriptions=number, **rest
         )
         found[f"work-{number}"] = Case(
             title=f"{named}, 1,000 callers: published and handled",
@@ -100,6 +102,7 @@ def _many_topics() -> dict[str, Case]:
             contestants=OURS,
             full=True,
             least=3_000,
+            subscriptions=number,
         )
     return found
 
@@ -151,6 +154,8 @@ def impossible(case: Case, provider: Provider) -> str:
         return "ductape-opentelemetry is not installed"
     if case.messages and case.backlog and not provider.keeps:
         return "nothing is kept outside the process"
+    if case.subscriptions > provider.subscriptions:
+        return f"one process holds some hundred subscriptions ({provider.subscriptions} are measured)"
     adapter = Registry().adapter(provider.type, where="a benchmark")
     if case.variation.order == "key" and adapter.capabilities.order < Order.KEY:
         return "it keeps no order by key"

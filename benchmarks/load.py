@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BROKER, TOPIC = "bench", "orders"
 EVENT = f"{BROKER}:{TOPIC}"
+MANY = tuple(f"topic-{number}" for number in range(1000))
+"""The topics of the cases that are about many: the first so many of them."""
 PATIENCE = 20.0
 """Seconds without a message after which a consumer is taken to have lost the rest."""
 

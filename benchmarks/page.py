@@ -197,18 +197,19 @@ KERNEL_FLOORS = {
 def missed() -> str:
     """List the goals that are missed: by how much, what the floor is, where the time goes, and why."""
     lines = [
-        "| | loop | goal | measured | of the goal | floor here | CPU of ductape's run |",
-        "|---|---|---|--:|--:|---|---|",
+        "| | loop | goal | measured | of the goal | beyond the spread | floor here | CPU of ductape's run |",
+        "|---|---|---|--:|--:|:-:|---|---|",
     ]
     why: dict[str, None] = {}
     for suite, report in committed().items():
         for figure, goal, (wanted, measured, met) in reached(report):
             if met:
                 continue
+            beyond = "yes" if goal.is_beyond_spread(report, figure) else "no"
             where = ", ".join(f"{name} {share:.0%}" for name, share in figure.shares.items()) or "–"
             lines.append(
                 f"| {named(figure)} | {figure.loop} | {wanted} | {measured} | {goal.excess(report, figure):.2f} × "
-                f"| {_floor(report, figure, goal)} | {where} |"
+                f"| {beyond} | {_floor(report, figure, goal)} | {where} |"
             )
             if text := goal.why.get(suite):
                 why[f"- **{named(figure)}.** {text}"] = None

@@ -69,9 +69,13 @@ class Figure(msgspec.Struct, kw_only=True):
         """The lowest and the highest repeat."""
         return min(self.samples), max(self.samples)
 
+    def all_of(self, metric: str) -> list[float]:
+        """Return every repeat's value of its own metric, or of one of the further numbers."""
+        return self.samples if metric == self.metric else self.extra.get(metric, [])
+
     def of(self, metric: str) -> float | None:
         """Return the median of its own metric, or of one of the further numbers; None if it has no such number."""
-        samples = self.samples if metric == self.metric else self.extra.get(metric)
+        samples = self.all_of(metric)
         return statistics.median(samples) if samples else None
 
     def add(self, measured: Measured) -> None:

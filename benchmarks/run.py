@@ -86,6 +86,7 @@ async def emptied(run: Run) -> None:
 async def fill(run: Run) -> Measured:
     """Load a backlog."""
     await emptied(run)
+    run.contestant.measured = False
     await run.contestant.open(100)
     await run.contestant.fill(run.messages)
     await run.contestant.close()

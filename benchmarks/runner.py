@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -98,9 +99,17 @@ def run_child(spec: Spec, seconds: float = CHILD_SECONDS) -> Measured:
     except subprocess.TimeoutExpired as error:
         raise Failed(f"not done within {seconds:g} s") from error
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise Failed(lines[-1] if lines else f"status {done.returncode}")
+        raise Failed(reason(done.stderr) or f"status {done.returncode}")
     return msgspec.json.decode(done.stdout.strip().splitlines()[-1], type=Measured)
+
+
+def reason(printed: str) -> str:
+    """Return what ended a process: the line below its first traceback, not what is said of objects left behind."""
+    _, begin, rest = printed.partition("Traceback (most recent call last):\n")
+    # One that was raised from another stands below it.
+    chain = re.split(r"\n\n(?:The above exception|During handling)[^\n]*:\n\n", rest)
+    lines = [line for line in chain[-1].splitlines() if line and not line.startswith((" ", "Traceback"))]
+    return lines[0] if begin and lines else (printed.strip().splitlines() or [""])[-1]
 
 
 def _environment() -> dict[str, str]:

@@ -66,6 +66,8 @@ SCALES = {
 }
 ONCE = ("ductape, defaults",)
 """Contestants on one loop only, and not in the quick form."""
+PATIENT = ("publish-1", "latency")
+"""Cases that the quick form leaves out, unless they are asked for, where a subscription takes seconds to end."""
 BOOT = 8.0
 """Seconds that a provider's server takes to start and stop, about."""
 
@@ -219,6 +221,8 @@ def _lasts(case: cases.Case, scale: Scale) -> float:
 def _jobs(name: str, provider: Provider, report: Report, choice: Choice) -> Iterator[Job]:
     for case_name, case in cases.CASES.items():
         if not choice.takes(case_name, full=case.full):
+            continue
+        if provider.leaves and choice.scale.name == "quick" and case_name in PATIENT and not choice.begins:
             continue
         if why := cases.impossible(case, provider):
             progress(f"  {case.title}: left out, {why}")

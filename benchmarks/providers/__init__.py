@@ -174,6 +174,11 @@ class Provider(abc.ABC):
     """Messages of a backlog at least. More where joining or leaving takes seconds: a run would be made short for that,
     and what joining and leaving cost would be most of what is measured."""
 
+    leaves: ClassVar[float] = 0.0
+    """Seconds that ending a subscription waits for its open poll; the quick form leaves out `suites.PATIENT` then."""
+    subscriptions: ClassVar[int] = 1000
+    """Subscriptions that one process can hold: cases of more are left out."""
+
     def server(self) -> Server | None:
         """Return the server, not started; None where there is none: `url` is then an empty folder of the run."""
         return None

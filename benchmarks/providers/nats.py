@@ -94,9 +94,10 @@ class NatsRaw(Raw):
         await self.client.flush()
 
     async def empty(self) -> None:
-        """Delete all streams."""
-        for info in await self.stream.streams_info():
-            await self.stream.delete_stream(str(info.config.name))
+        """Delete all streams; the server lists 256 of them at a time."""
+        while found := await self.stream.streams_info():
+            for info in found:
+                await self.stream.delete_stream(str(info.config.name))
 
     async def stored(self) -> int:
         """Count the messages of all streams."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.load import BROKER, TOPIC
+from benchmarks.load import BROKER, MANY, TOPIC
 
 from . import CHANNEL, GROUP, HEADERS, FastStream, Provider, Raw, Ways, Work
 
@@ -28,7 +28,7 @@ def queue_of(topic: str) -> str:
 WARM = queue_of("warm")
 """Of the event with which ductape warms up."""
 QUEUES = (GROUP, queue_of(TOPIC), WARM)
-"""All that a run makes."""
+"""All that a run makes of one topic."""
 
 
 class RabbitMQRaw(Raw):
@@ -112,8 +112,10 @@ class RabbitMQRaw(Raw):
         await channel.basic_cancel(str(answer.consumer_tag))
 
     async def empty(self) -> None:
-        """Delete the queues."""
-        for name in QUEUES:
+        """Delete the queues. AMQP lists none: the first of many topics tells whether there are others."""
+        first = queue_of(MANY[0])
+        many = map(queue_of, MANY) if first in await self._waiting((first,)) else ()
+        for name in (*QUEUES, *many):
             await self.channel.queue_delete(name)
 
     async def stored(self) -> int:
@@ -125,11 +127,11 @@ class RabbitMQRaw(Raw):
         """Count what waits in the queues: what a closed channel had not acknowledged is back."""
         return sum((await self._waiting()).values())
 
-    async def _waiting(self) -> dict[str, int]:
+    async def _waiting(self, queues: Sequence[str] = QUEUES) -> dict[str, int]:
         from aio_pika.exceptions import ChannelNotFoundEntity
 
         found: dict[str, int] = {}
-        for name in QUEUES:
+        for name in queues:
             channel = await self.connection.channel()  # a queue that is missing closes it
             try:
                 queue = await channel.declare_queue(name, passive=True)

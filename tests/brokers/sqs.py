@@ -22,14 +22,19 @@ _ASK = (
 
 
 class Sqs(Server):
-    """ElasticMQ with the strict limits of AWS. It asks for no credentials: any do."""
+    """ElasticMQ with the strict limits of AWS. It asks for no credentials: any do.
+
+    Args:
+        heap: Megabytes that it may take; it keeps messages in memory.
+    """
 
     name: ClassVar[str] = "sqs"
     variable: ClassVar[str] = "DUCTAPE_TEST_SQS"
     start_seconds: ClassVar[float] = 60.0
 
-    def __init__(self) -> None:
+    def __init__(self, heap: int = 256) -> None:
         super().__init__()
+        self.heap = heap
         self._java = ""
         self._jars = Path()
 
@@ -46,8 +51,8 @@ class Sqs(Server):
     def command(self) -> list[str]:
         """Runs it with a small heap, and a compiler that is quick rather than thorough."""
         return [
-            *(self._java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dconfig.file=elasticmq.conf"),
-            *("-cp", f"{self._jars}/*", "org.elasticmq.server.Main"),
+            *(self._java, f"-Xmx{self.heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            *("-Dconfig.file=elasticmq.conf", "-cp", f"{self._jars}/*", "org.elasticmq.server.Main"),
         ]
 
     def ready(self) -> bool:
