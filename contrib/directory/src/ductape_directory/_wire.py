@@ -64,7 +64,7 @@ class File(NamedTuple):
     @classmethod
     def new(cls, now: float, delay: float) -> File:
         """Return the name of a new message."""
-        return cls(due_at(now, delay), 0, f"{due_at(now, 0.0):020d}-{secrets.token_hex(4)}")
+        return cls(due_at(now, delay), 0, f"{due_at(now, 0.0):020d}-{secrets.token_hex(8)}")
 
     @property
     def stored_at(self) -> float | None:
