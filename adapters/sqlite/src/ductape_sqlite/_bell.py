@@ -46,7 +46,7 @@ class Bell(asyncio.DatagramProtocol):
     async def open(self) -> None:
         """Listen, where that is possible. Idempotent."""
         async with self._opening:
-            if self._transport is not None or self._closed:
+            if self._transport is not None:
                 return
             loop = asyncio.get_running_loop()
             try:
@@ -55,7 +55,7 @@ class Bell(asyncio.DatagramProtocol):
                 )
             except OSError:
                 return  # what others store is seen a little later
-            if self._closed:  # meanwhile: nobody else would close it, and uvloop does not end with it open
+            if self._closed:  # nobody else would close this one, and uvloop does not end with it open
                 transport.close()
                 return
             self._transport, self.port = transport, transport.get_extra_info("sockname")[1]
