@@ -131,6 +131,21 @@ async def test_what_was_in_a_lost_answer_is_handed_over_again(world: World, redi
     assert await settle(receiver, found) == [None] * 5
 
 
+async def test_what_arrives_for_a_closed_receiver_goes_to_the_next(
+    world: World, redis_proxy: TcpProxy
+) -> None:
+    connection, other = await world.through(redis_proxy.port), await world.connect()
+    first, second = await world.receiver(connection), await world.receiver(connection)
+    assert await first.receive(10, 0.3) == []
+    redis_proxy.stall()
+    await publish(other, *map(record, range(5)))
+    while (await world.raw.xpending("orders", "billing"))["pending"] == 0:
+        await asyncio.sleep(0.01)
+    await first.close()
+    redis_proxy.resume()
+    assert bodies(await take(second, 5)) == list(range(5))
+
+
 async def test_answers_that_were_read_before_a_break_count(world: World, redis_proxy: TcpProxy) -> None:
     connection = await world.through(redis_proxy.port)
     await connection.declare(event())

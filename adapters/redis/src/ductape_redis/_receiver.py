@@ -70,6 +70,9 @@ class StreamReceiver(Receiver, Measurable):
 
     def put(self, source: Source, entries: Sequence[Raw], until: float) -> None:
         """Take entries that were read for this receiver. For the hub."""
+        if not self.epoch.alive:  # it was closed while they were read: they are pending with us, for another receiver
+            source.recover, self.credit = True, 0
+            return
         field, held = self._desk.config.body_field, source.held
         for raw in entries:
             delivery = delivery_of(source.name, raw, self.epoch, (source, raw[0]), field)
