@@ -131,9 +131,7 @@ async def test_what_was_in_a_lost_answer_is_handed_over_again(world: World, redi
     assert await settle(receiver, found) == [None] * 5
 
 
-async def test_what_arrives_for_a_closed_receiver_goes_to_the_next(
-    world: World, redis_proxy: TcpProxy
-) -> None:
+async def test_what_arrives_for_a_closed_receiver_goes_to_the_next(world: World, redis_proxy: TcpProxy) -> None:
     connection, other = await world.through(redis_proxy.port), await world.connect()
     first, second = await world.receiver(connection), await world.receiver(connection)
     assert await first.receive(10, 0.3) == []
